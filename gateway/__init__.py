@@ -1,0 +1,1 @@
+"""The public HTTP API: queries on what the pipeline stored."""
