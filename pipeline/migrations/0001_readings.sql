@@ -122,11 +122,11 @@ CREATE TABLE IF NOT EXISTS ledger_refusals (
 -- A batch appends one row here instead of updating one ledger row per device; workers fold it in every few seconds.
 CREATE TABLE IF NOT EXISTS ledger_pending (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    hours      timestamptz[] NOT NULL,
+    hour       timestamptz NOT NULL,
     device_ids int[] NOT NULL,
-    received   int[] NOT NULL,
+    received   int[] NOT NULL,                          -- beside device_ids; these may be negative: a replay corrects
     stored     int[] NOT NULL,
-    duplicate  int[] NOT NULL,
+    duplicate  int[] NOT NULL,                          -- these three may be shorter than device_ids: zeros are left out
     refused    int[] NOT NULL,
     late       int[] NOT NULL,
     points     int[] NOT NULL
@@ -141,10 +141,11 @@ SELECT device_id, hour, sum(received)::bigint AS received, sum(stored)::bigint A
 FROM (
     SELECT device_id, hour, received, stored, duplicate, refused, late, points FROM ledger
     UNION ALL
-    SELECT u.device_id, u.hour, u.received, u.stored, u.duplicate, u.refused, u.late, u.points
+    SELECT u.device_id, p.hour, u.received, u.stored, coalesce(u.duplicate, 0), coalesce(u.refused, 0),
+           coalesce(u.late, 0), u.points
     FROM ledger_pending p,
-         unnest(p.device_ids, p.hours, p.received, p.stored, p.duplicate, p.refused, p.late, p.points)
-             AS u (device_id, hour, received, stored, duplicate, refused, late, points)
+         unnest(p.device_ids, p.received, p.stored, p.duplicate, p.refused, p.late, p.points)
+             AS u (device_id, received, stored, duplicate, refused, late, points)
 ) AS both_parts
 GROUP BY device_id, hour;
 
