@@ -146,7 +146,8 @@ class WorkerSettings(KafkaSettings, DatabaseSettings):
         if self.past_limit_days >= shortest:
             raise ValueError(
                 "BRIGADE_PAST_LIMIT_DAYS must be less than BRIGADE_RAW_RETENTION_DAYS and than "
-                f"BRIGADE_MINUTE_RETENTION_DAYS, less a chunk ({shortest}): a late reading would have its minute computed from rows already dropped"
+                f"BRIGADE_MINUTE_RETENTION_DAYS, less a chunk ({shortest}): "
+                "a late reading would have its minute computed from rows already dropped"
             )
         return self
 

@@ -129,13 +129,6 @@ def topic_id(settings: KafkaSettings, name: str) -> str:
     return str(described[name].topic_id)
 
 
-def delete(settings: KafkaSettings) -> None:
-    """Remove the topics and everything in them; those already gone are fine."""
-    names = [topic.name for topic in Topics(settings).declared()]
-    for future in _admin(settings).delete_topics(names, request_timeout=_SECONDS).values():
-        _result(future, unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
-
-
 def _admin(settings: KafkaSettings) -> AdminClient:
     # log_level 0: librdkafka writes to stderr twenty times a second while a broker is away
     return AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0})
@@ -179,7 +172,10 @@ def _configure(admin: AdminClient, topic: Topic, names: Iterable[str]) -> None:
 def _create(admin: AdminClient, topic: Topic) -> None:
     new = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=topic.config)
     answers = admin.create_topics([new], request_timeout=_SECONDS)
-    _result(answers[topic.name], unless=KafkaError.TOPIC_ALREADY_EXISTS)
+    try:
+        _result(answers[topic.name], unless=KafkaError.TOPIC_ALREADY_EXISTS)
+    except KafkaException as error:
+        raise TopicsError(f"Kafka refused to create topic {topic.name}: {error.args[0].str()}") from error
 
 
 def _wait_for(admin: AdminClient, topics: Sequence[Topic]) -> None:
