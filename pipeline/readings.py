@@ -124,8 +124,19 @@ def parse_topic(topic: str) -> Topic:
     if match := _TOPIC(topic):
         return Topic(match[1], match[2], Kind(match[3]))
     raise InvalidReadingError(
-        Reason.MISPLACED_TOPIC, f"{_shown(topic)} is not brigade/v1/SITE/DEVICE/readings or /status with plain names"
+        Reason.MISPLACED_TOPIC,
+        f"{_shown(topic)} is not brigade/v1/SITE/DEVICE/readings or /status with plain names",
     )
+
+
+def is_status_topic(topic: str) -> bool:
+    """Status messages are no readings: the ledger does not count them."""
+    match = _TOPIC(topic)
+    return match is not None and match[3] == Kind.STATUS
+
+
+def is_metric_name(name: str) -> bool:
+    return _METRIC(name) is not None
 
 
 def unit_of(metric: str) -> str | None:
@@ -201,7 +212,9 @@ def parse_ts(ts: object) -> int:
 def check_age(ts_us: int, received_us: int, limits: Limits) -> None:
     """Judge the device's time against the receipt, so that backlog and replays are judged alike."""
     if ts_us > received_us + limits.future_us:
-        raise InvalidReadingError(Reason.TOO_FAR_IN_FUTURE, f"ts is {(ts_us - received_us) / US:.0f} s ahead of its receipt")
+        raise InvalidReadingError(
+            Reason.TOO_FAR_IN_FUTURE, f"ts is {(ts_us - received_us) / US:.0f} s ahead of its receipt"
+        )
     if ts_us < received_us - limits.past_us:
         raise InvalidReadingError(
             Reason.TOO_FAR_IN_PAST, f"ts is {(received_us - ts_us) / US / 86400:.1f} days behind its receipt"
@@ -266,7 +279,9 @@ def _name(name: str) -> str:
 
 def _value(name: str, value: object) -> float:
     if not isinstance(value, int | float):
-        raise InvalidReadingError(Reason.VALUE_NOT_A_NUMBER, f"{name} is {_shown(value)}, neither a number nor a boolean")
+        raise InvalidReadingError(
+            Reason.VALUE_NOT_A_NUMBER, f"{name} is {_shown(value)}, neither a number nor a boolean"
+        )
     try:
         return float(value)
     except OverflowError as error:
