@@ -1,11 +1,15 @@
 """Numbered SQL files, each applied once, by one command at a time."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psycopg
+import typer
+
+from pipeline.settings import DatabaseSettings, load
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -92,3 +96,17 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
         raise  # an outage: nothing was applied, try again
     except psycopg.Error as error:
         raise MigrationError(f"migration {migration.name} failed and was rolled back: {error}") from error
+
+
+app = typer.Typer()
+
+
+@app.command("migrate")
+def migrate_command() -> None:
+    """Bring the database to the tables of this version; safe to run again, and by several at once."""
+    try:
+        applied = migrate(load(DatabaseSettings).database_url.get_secret_value())
+    except MigrationError as error:
+        sys.exit(f"brigade: {error}")
+    for name in applied or ["nothing to do"]:
+        print(name)

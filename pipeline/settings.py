@@ -84,6 +84,10 @@ class DatabaseSettings(Settings):
     )
 
 
+class CommandSettings(KafkaSettings, DatabaseSettings):
+    """What `brigade`'s commands about sites and devices need."""
+
+
 class MqttSettings(Settings):
     mqtt_host: str = Field("127.0.0.1", description="The MQTT broker's host.")
     mqtt_port: Port = Field(1883, description="The MQTT broker's port.")

@@ -1,12 +1,14 @@
 """The Kafka topics, declared here and nowhere else: created by a command, checked by the parts at their start."""
 
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import typer
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
@@ -18,7 +20,7 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
-from pipeline.settings import KafkaSettings
+from pipeline.settings import KafkaSettings, load
 
 MAX_MESSAGE_BYTES: Final = 2 << 20
 """Room for a pack (`packs.MAX_BYTES` of payloads and topics) with its frame, compressed or not."""
@@ -30,6 +32,7 @@ _AWAY: Final = {
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
     KafkaError._RESOLVE,  # noqa: SLF001
 }
+T = TypeVar("T")
 
 
 class TopicsError(RuntimeError):
@@ -123,10 +126,19 @@ def check(settings: KafkaSettings) -> None:
 
 def topic_id(settings: KafkaSettings, name: str) -> str:
     """What a topic created again under the same name does not share with the old one."""
+    return str(_there(settings, name).topic_id)
+
+
+def partitions(settings: KafkaSettings) -> int:
+    """How many partitions `readings.raw` has, whatever the setting says."""
+    return len(_there(settings, Topics(settings).raw).partitions)
+
+
+def _there(settings: KafkaSettings, name: str) -> TopicDescription:
     described = _described(_admin(settings), [name])
     if name not in described:
         raise TopicsError(f"topic {name} does not exist: `brigade topics create` creates it")
-    return str(described[name].topic_id)
+    return described[name]
 
 
 def _admin(settings: KafkaSettings) -> AdminClient:
@@ -198,3 +210,27 @@ def _result(future: Future[Any], *, unless: int | None = None) -> Any:
         if code in _AWAY:
             raise KafkaAwayError("Kafka does not answer: is it running at BRIGADE_KAFKA_BOOTSTRAP_SERVERS?") from error
         raise
+
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("create")
+def create_command() -> None:
+    """Create the topics that are missing, set what differs; safe to run again."""
+    for line in _told(create) or ["all topics are as declared"]:
+        print(line)
+
+
+@app.command("check")
+def check_command() -> None:
+    """Say whether the topics are as declared, and what to do where they are not."""
+    _told(check)
+    print("all topics are as declared")
+
+
+def _told(work: Callable[[KafkaSettings], T]) -> T:
+    try:
+        return work(load(KafkaSettings))
+    except (TopicsError, KafkaAwayError) as error:
+        sys.exit(f"brigade: {error}")

@@ -1,0 +1,44 @@
+"""`brigade settings`: every setting of the pipeline, as it is now and what it means."""
+
+import typer
+from pydantic.fields import FieldInfo
+
+from pipeline.settings import (
+    PREFIX,
+    BridgeSettings,
+    CommandSettings,
+    LagSettings,
+    MaintainSettings,
+    WorkerSettings,
+    load,
+)
+
+PARTS = {
+    "bridge": BridgeSettings,
+    "worker": WorkerSettings,
+    "maintain": MaintainSettings,
+    "lag": LagSettings,
+    "sites, devices": CommandSettings,
+}
+
+app = typer.Typer()
+
+
+@app.command()
+def settings() -> None:
+    """Every setting of the pipeline: its variable, its value now (secrets hidden), its default, what it means.
+
+    docs/settings.md has those of the other services too.
+    """
+    told: set[str] = set()
+    for part in PARTS.values():
+        values = load(part)
+        for name, field in part.model_fields.items():
+            if name not in told:
+                told.add(name)
+                _show(name, field, getattr(values, name))
+
+
+def _show(name: str, field: FieldInfo, value: object) -> None:
+    changed = "" if value == field.default else f"   (default {field.default})"
+    print(f"{PREFIX}{name.upper()}={'' if value is None else value}{changed}\n    {field.description}")
