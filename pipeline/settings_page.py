@@ -1,5 +1,7 @@
 """`brigade settings`: every setting of the pipeline, as it is now and what it means."""
 
+from typing import Final
+
 import typer
 from pydantic.fields import FieldInfo
 
@@ -9,11 +11,12 @@ from pipeline.settings import (
     CommandSettings,
     LagSettings,
     MaintainSettings,
+    Settings,
     WorkerSettings,
     load,
 )
 
-PARTS = {
+PARTS: Final[dict[str, type[Settings]]] = {
     "bridge": BridgeSettings,
     "worker": WorkerSettings,
     "maintain": MaintainSettings,

@@ -59,11 +59,11 @@ class Topics:
         self.dead = f"{settings.topic_prefix}readings.dead"
         self.aggregates_1m = f"{settings.topic_prefix}aggregates.1m"
         self.alarms = f"{settings.topic_prefix}alarms"
-        self._settings = settings
+        self.settings = settings
 
     def declared(self) -> list[Topic]:
         return [
-            self._topic(self.raw, timedelta(hours=self._settings.readings_retention_hours)),
+            self._topic(self.raw, timedelta(hours=self.settings.readings_retention_hours)),
             self._topic(self.dead, timedelta(days=30)),
             self._topic(self.aggregates_1m, timedelta(days=7)),
             self._topic(self.alarms, timedelta(days=30)),
@@ -72,12 +72,12 @@ class Topics:
     def _topic(self, name: str, kept: timedelta) -> Topic:
         return Topic(
             name=name,
-            partitions=self._settings.partitions,
-            replication_factor=self._settings.replication_factor,
+            partitions=self.settings.partitions,
+            replication_factor=self.settings.replication_factor,
             config={
                 "cleanup.policy": "delete",
                 "retention.ms": str(kept // timedelta(milliseconds=1)),
-                "min.insync.replicas": str(self._settings.min_insync_replicas),
+                "min.insync.replicas": str(self.settings.min_insync_replicas),
                 "max.message.bytes": str(MAX_MESSAGE_BYTES),
                 "unclean.leader.election.enable": "false",
             },
