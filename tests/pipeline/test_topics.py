@@ -60,7 +60,8 @@ def test_more_replicas_than_brokers_is_kafkas_refusal_in_words(kafka, unique):
 
 def test_a_topic_made_again_has_another_id(topics, kafka):
     before = topic_id(topics.settings, topics.raw)
-    AdminClient({"bootstrap.servers": kafka}).delete_topics([topics.raw])[topics.raw].result()
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.delete_topics([topics.raw])[topics.raw].result()
     create(topics.settings)
     assert topic_id(topics.settings, topics.raw) != before
 
