@@ -18,9 +18,7 @@ Check: TypeAlias = Callable[[], bool | str]
 class Server:
     """A context: on entering it listens, on leaving it closes. `port` is the one it got."""
 
-    def __init__(
-        self, host: str, port: int, *, healthy: Check, ready: Check, registry: CollectorRegistry
-    ) -> None:
+    def __init__(self, host: str, port: int, *, healthy: Check, ready: Check, registry: CollectorRegistry) -> None:
         self._http = _Http((host, port), _Answer, bind_and_activate=False)
         self._http.checks = {"/healthz": healthy, "/readyz": ready}
         self._http.registry = registry
@@ -37,9 +35,7 @@ class Server:
         except OSError as error:
             self._http.server_close()
             host, port = self._http.server_address[:2]
-            raise OSError(
-                error.errno, f"cannot listen on {host!s}:{port} for /metrics: {error.strerror}"
-            ) from error
+            raise OSError(error.errno, f"cannot listen on {host!s}:{port} for /metrics: {error.strerror}") from error
         self._thread.start()
         return self
 
@@ -88,9 +84,7 @@ class _Answer(BaseHTTPRequestHandler):
             status, text = _asked(check)
             self._send(status, "text/plain; charset=utf-8", f"{text}\n".encode())
         else:
-            self._send(
-                HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"try /metrics, /healthz or /readyz\n"
-            )
+            self._send(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"try /metrics, /healthz or /readyz\n")
 
     do_HEAD = do_GET  # noqa: N815, http.server's name
 

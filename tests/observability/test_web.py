@@ -24,9 +24,7 @@ def test_metrics_in_the_format_that_is_asked_for():
         status, kind, text = get(server.port, "/metrics")
         assert (status, kind.split(";")[0]) == (200, "text/plain")
         assert "eggs_boiled_total 3.0" in text
-        status, kind, text = get(
-            server.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0"
-        )
+        status, kind, text = get(server.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
         assert kind.startswith("application/openmetrics-text; version=1.0.0")
         assert text.endswith("# EOF\n")
 
