@@ -1,0 +1,54 @@
+"""`scripts/down`: end an instance, cleanly; data stay unless told otherwise."""
+
+import argparse
+import os
+import time
+
+from deploy.local import roots
+from deploy.local.layout import Instance, LayoutError, cache_folder, hold, state_folder
+from deploy.local.say import say, stop
+from deploy.local.supervision import Supervisor
+
+SECONDS = 120
+
+
+def shut_down(instance: Instance) -> None:
+    """Return when every process of the instance has ended."""
+    supervisor = Supervisor(instance)
+    if supervisor.alive():
+        supervisor.shut_down()
+    end = time.monotonic() + SECONDS
+    while (lock := hold(instance.state / "lock")) is None:
+        if time.monotonic() > end:
+            stop(f"instance {instance.name} does not end; its supervisord is described in {instance.state}/supervisord.pid")
+        time.sleep(0.1)
+    os.close(lock)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/down", description="End what scripts/up started.")
+    parser.add_argument("--instance", default=os.environ.get("BRIGADE_INSTANCE", "local"))
+    parser.add_argument("--delete", action="store_true", help="also delete the data, and the cache when no instance is left")
+    asked = parser.parse_args()
+    try:
+        shut_down(Instance.load(asked.instance))
+        say(f"instance {asked.instance} is down")
+    except LayoutError:
+        say(f"there is no instance {asked.instance}")
+    if asked.delete:
+        delete(asked.instance)
+
+
+def delete(name: str) -> None:
+    roots.remove(state_folder(name))
+    say(f"deleted {state_folder(name)}")
+    others = sorted(path.name for path in (cache_folder() / "state").glob("*"))
+    if others:
+        say(f"{cache_folder()} stays for: {', '.join(others)}")
+        return
+    roots.remove(cache_folder())  # holds the Python that runs this: nothing may be imported from here on
+    say(f"deleted {cache_folder()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""`scripts/up`: the whole system on this machine, in the foreground or behind."""
+
+import argparse
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from deploy.local import database, jars, roots, sandbox, servers, supervision
+from deploy.local import ports as all_ports
+from deploy.local.down import shut_down
+from deploy.local.layout import Broker, Instance, LayoutError, cache_folder, hold, ports, state_folder
+from deploy.local.parts import Part, parts, settings
+from deploy.local.ready import ready, wait_until
+from deploy.local.say import say, stop
+from deploy.local.servers import SERVERS
+from deploy.local.stack import Stack
+from deploy.local.supervision import Program, SupervisionError, Supervisor
+
+READY_SECONDS = 90
+LEAST_WORKERS = 2  # described to supervisord, so that tests can start the second
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    environment = os.environ
+    parser = argparse.ArgumentParser(prog="scripts/up", description=__doc__)
+    add = parser.add_argument
+    add("--detach", action="store_true", help="return when everything is ready; scripts/down ends it")
+    add("--only", choices=["servers"], help="the servers without our parts")
+    add("--instance", default=environment.get("BRIGADE_INSTANCE", "local"), help="name: several can run side by side")
+    add("--offset", type=int, default=int(environment.get("BRIGADE_PORT_OFFSET") or 0), help="added to every port")
+    add("--port", action="append", default=[], metavar="NAME=NUMBER", help=f"one port's number; names: {', '.join(ports())}")
+    add("--workers", type=int, default=1, choices=[1, 2], help="how many share the partitions")
+    add("--devices", type=int, default=20, help="how many the simulator plays")
+    add("--no-simulator", action="store_true", help="no simulated restaurant")
+    add(
+        "--broker",
+        type=Broker,
+        choices=list(Broker),
+        default=Broker(environment.get("BRIGADE_BROKER", "durable")),
+        help="Mosquitto keeps messages on disk (durable), or faster, and loses them when it is killed (memory)",
+    )
+    return parser.parse_args(words)
+
+
+def own_ports(words: list[str]) -> dict[str, int]:
+    try:
+        return {name: int(number) for name, number in (word.split("=") for word in words)}
+    except ValueError:
+        raise LayoutError(f"--port wants NAME=NUMBER, not {' '.join(words)}") from None
+
+
+def instance(asked: argparse.Namespace) -> Instance:
+    return Instance(
+        name=asked.instance,
+        cache=cache_folder(),
+        state=state_folder(asked.instance),
+        ports=ports(asked.offset, own_ports(asked.port)),
+        broker=asked.broker,
+    )
+
+
+def main() -> None:
+    asked = arguments()
+    try:
+        run(instance(asked), asked)
+    except (LayoutError, SupervisionError, roots.RootError, jars.JarsError, sandbox.SandboxError) as error:
+        stop(error)
+
+
+def run(here: Instance, asked: argparse.Namespace) -> None:
+    here.logs.mkdir(parents=True, exist_ok=True)
+    lock = hold(here.state / "lock")
+    if lock is None:
+        say(f"instance {here.name} is already running; its logs are in {here.logs}; scripts/down --instance {here.name} ends it")
+        return
+    began = time.monotonic()
+    if why := sandbox.missing():
+        stop(why)
+    install(here.cache)
+    ours = [] if asked.only else [part for part in parts(here, asked.workers, asked.devices) if not (asked.no_simulator and part.name == "simulator")]
+    check_ports(here, ours)
+    describe(here, asked.devices)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    supervisor = Supervisor(here)
+    process = supervisor.launch(detached=asked.detach, lock=lock)
+    os.close(lock)
+    try:
+        start(here, supervisor, ours)
+        say(f"everything is ready after {time.monotonic() - began:.1f} s")
+        print(advice(here, ours))
+        if not asked.detach:
+            watch(here, process)
+    except BaseException as error:
+        say("ending everything" if isinstance(error, KeyboardInterrupt) else "this failed, ending everything")
+        shut_down(here)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def install(cache: Path) -> None:
+    """Bring roots and jars into the cache, where other instances find them too."""
+    while (lock := hold(cache / "lock")) is None:
+        time.sleep(0.5)
+    try:
+        with ThreadPoolExecutor() as pool:
+            trixie, _forky = pool.map(lambda root: roots.make(root, cache), (roots.TRIXIE, roots.FORKY))
+        jars.make(cache, trixie)
+    finally:
+        os.close(lock)
+
+
+def check_ports(here: Instance, ours: list[Part]) -> None:
+    wanted = {server.port for server in SERVERS} | {"kafka-controller"} | {part.name for part in ours}
+    if "gateway" in wanted:
+        wanted.add("gateway-metrics")
+    if problems := all_ports.taken({name: port for name, port in here.ports.items() if name in wanted}):
+        stop("\n".join((*problems, "Choose others: --offset 1000 moves all, --port NAME=NUMBER one.")))
+
+
+def describe(here: Instance, devices: int) -> None:
+    """Write what the servers and supervisord read; do what first starts need."""
+    here.save()
+    servers.configure(here)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda server: _first_start(server, here), SERVERS))
+    described = [
+        Program(
+            name=server.name,
+            group="servers",
+            command=servers.command(server, here),
+            stop_signal=server.stop_signal,
+            stop_seconds=60,
+        )
+        for server in SERVERS
+    ]
+    described += [
+        Program(
+            name=part.name,
+            group="devices" if part.name == "simulator" else "parts",
+            command=["setpriv", "--pdeathsig", "KILL", *part.command],
+            env=settings(here) | part.env,
+        )
+        for part in parts(here, LEAST_WORKERS, devices)
+    ]
+    file = here.config / "supervisord.conf"
+    file.touch(mode=0o600)
+    file.chmod(0o600)  # it holds passwords
+    file.write_text(supervision.configuration(here, described))
+
+
+def _first_start(server: servers.Server, here: Instance) -> None:
+    box = server.sandbox(here)
+    box.own()
+    server.first_start(here, box)
+
+
+def start(here: Instance, supervisor: Supervisor, ours: list[Part]) -> None:
+    """Return when all answer."""
+    bring_up(here, supervisor, [server.name for server in SERVERS])
+    database.create(here)
+    if ours:
+        Stack(here).prepare()
+        bring_up(here, supervisor, [part.name for part in ours])
+
+
+def bring_up(here: Instance, supervisor: Supervisor, names: list[str]) -> None:
+    began = time.monotonic()
+    for name in names:
+        supervisor.start(name)
+
+    def until_ready(name: str) -> bool:
+        answered = wait_until(lambda: ready(name, here), READY_SECONDS)
+        if answered:
+            say(f"{name} ready in {time.monotonic() - began:.1f} s")
+        return answered
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        late = [name for name, answered in zip(names, pool.map(until_ready, names), strict=True) if not answered]
+    if late:
+        raise SupervisionError("\n".join(f"{name} did not become ready: {_last_words(here.logs / f'{name}.log')}" for name in late))
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-10:] if log.exists() else []
+    return "\n    ".join((str(log), *lines))
+
+
+def watch(here: Instance, process: subprocess.Popen[bytes]) -> None:
+    """Tell what happens until somebody ends it."""
+
+    def alive() -> Iterator[bool]:
+        while process.poll() is None:
+            yield True
+            time.sleep(0.2)
+        yield False
+
+    for line in supervision.follow(here.logs / "supervisord.log", alive()):
+        if what := supervision.event(line):
+            say(what)
+    say(f"instance {here.name} has ended")
+
+
+def advice(here: Instance, ours: list[Part]) -> str:
+    name = "" if here.name == "local" else f" --instance {here.name}"
+    lines = [f"logs      {here.logs}", f"end it    scripts/down{name}"]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
