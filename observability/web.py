@@ -8,7 +8,7 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
 Check: TypeAlias = Callable[[], bool | str]
@@ -58,6 +58,7 @@ def serve(
 
     Port 0 means any free one.
     """
+    disable_created_metrics()  # a second series for every counter, which nobody reads
     return Server(host, port, healthy=healthy, ready=ready, registry=registry)
 
 
