@@ -1,0 +1,3 @@
+from pipeline.simulate import app
+
+app(prog_name="brigade simulate")
