@@ -246,7 +246,7 @@ def create_app(settings: WorkerSettings) -> App:
         REBALANCES.inc()
         app.progress.touch()
 
-    @app.on_partitions_revoked.connect  # type: ignore[arg-type]
+    @app.on_partitions_revoked.connect
     async def revoked(*_: Any, **__: Any) -> None:
         app.sink.assign([])
         ASSIGNED.set(0)

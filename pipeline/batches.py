@@ -208,7 +208,7 @@ class Batch:
         future_us, past_us, late_after_us = self.limits.future_us, -self.limits.past_us, self.late_after_us
         recent, older = self.recent.new, self.recent.old
         rows, kept, tally = self.rows.append, self.kept.append, self.tally.append
-        marks = self.marks.setdefault(pack.partition, set())
+        marks: set[tuple[int, int]] = set()
         points = 0
         for message, fields in zip(messages, objects, strict=True):
             device = sources.get(message.topic)
@@ -243,6 +243,7 @@ class Batch:
             if received_us - late_after_us >= (minute + 1) * MINUTE_US:
                 self.late.append(counted)
         self.points += points
+        self.marks.setdefault(pack.partition, set()).update(marks)
         return unknown
 
     def _decoded(self, pack: Pack, messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -264,7 +265,8 @@ class Batch:
 
     def _unknown(self, unknown: Unknown | None, topic: str, device: Device | None, names: Names) -> Unknown:
         """Note what must be learned; what cannot be learned wants the plain way."""
-        if topic in self.directory.refused or (device and names in device.refused):
+        directory = self.directory
+        if topic in directory.refused or topic in directory.announcers or (device and names in device.refused):
             raise _NotCleanError
         unknown = unknown or Unknown()
         if device is None:
