@@ -23,17 +23,18 @@ class Sandbox:
     mounts: Mapping[str, Path] = field(default_factory=dict)  # more of the machine, read-only
 
     def command(self, command: Sequence[str], *, as_root: bool | None = None) -> list[str]:
-        """Return what runs `command` in here as a child that ends when its parent does.
+        """Return what runs `command` in here and ends, with all its children, when the caller does.
 
-        The process group's TERM and INT reach the server and pass bubblewrap by: it would end at once and take the
-        server with it.
+        TERM and INT to the process group reach the server and pass bubblewrap by: it would end at once and take the
+        server with it. bubblewrap stays process 1 of the sandbox: its death, even by kill -9, ends all in there, which
+        the server's own parent-death signal would not, as it comes from a user without the right to send it.
         """
         if as_root is None:
             as_root = os.geteuid() == 0
         switch = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
         return [
             "env", *(f"--ignore-signal={name}" for name in STOP_SIGNALS),
-            "bwrap", "--die-with-parent", "--unshare-pid", "--as-pid-1", "--unshare-ipc",
+            "bwrap", "--die-with-parent", "--unshare-pid",
             *(_CAPABILITIES if as_root else ("--unshare-user", "--uid", str(self.uid), "--gid", str(self.gid))),
             "--ro-bind", str(self.root), "/", "--proc", "/proc", "--dev", "/dev",
             *(word for folder in ("/dev/shm", "/run", "/tmp") for word in ("--perms", "1777", "--tmpfs", folder)),
@@ -41,8 +42,7 @@ class Sandbox:
             *(word for inside, outside in self.mounts.items() for word in ("--ro-bind", str(outside), inside)),
             "--chdir", "/data", "--clearenv",
             "--setenv", "PATH", "/usr/bin:/bin:/usr/sbin:/sbin", "--setenv", "LANG", "C.UTF-8", "--setenv", "TZ", "UTC",
-            "--", *(switch if as_root else ("setpriv",)), "--pdeathsig=KILL",
-            "env", *(f"--default-signal={name}" for name in STOP_SIGNALS), *command,
+            "--", *(switch if as_root else ()), "env", *(f"--default-signal={name}" for name in STOP_SIGNALS), *command,
         ]  # fmt: skip
 
     def run(self, command: Sequence[str], *, stdin: str = "") -> str:

@@ -73,7 +73,8 @@ class Stack:
         if pid == 0 or name not in {server.name for server in SERVERS}:
             return pid
         try:
-            return int(psutil.Process(pid).children()[0].pid)
+            process_1 = psutil.Process(pid).children()[0]
+            return int(process_1.children()[0].pid)
         except (psutil.NoSuchProcess, IndexError):
             return 0
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -150,7 +151,7 @@ class Supervisor:
 
 EVENTS = (
     (re.compile(r"exited: (\S+) \(exit status (\d+)"), "{0} ended with {1}, starting it again"),
-    (re.compile(r"exited: (\S+) \(terminated by (\w+)"), "{0} was ended by {1}, starting it again"),
+    (re.compile(r"exited: (\S+) \(terminated by (\w+)"), "{0} ended with {1}, starting it again"),
     (re.compile(r"stopped: (\S+) \("), "{0} stopped"),
     (re.compile(r"killing '(\S+)' \(\d+\) with SIGKILL"), "{0} does not end by itself, killing it"),
     (re.compile(r"gave up: (\S+) "), "{0} keeps failing, giving up"),
@@ -161,8 +162,17 @@ def event(line: str) -> str | None:
     """supervisord's log line as a person would say it; None when it is not worth a line."""
     for pattern, words in EVENTS:
         if found := pattern.search(line):
-            return words.format(*found.groups())
+            name, *how = found.groups()
+            return words.format(name, *(_signal(code) for code in how))
     return None
+
+
+def _signal(code: str) -> str:
+    """bubblewrap ends with 128 + the signal that ended the server."""
+    try:
+        return signal.Signals(int(code) - 128).name
+    except ValueError:
+        return code
 
 
 def follow(log: Path, alive: Iterable[bool]) -> Iterator[str]:
