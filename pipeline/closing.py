@@ -23,7 +23,7 @@ from psycopg.errors import QueryCanceled
 from pipeline.patience import Answer, Connection, judge
 from pipeline.positions import Position, Positions
 
-WRITER_SECONDS: Final = 0.2
+WRITER_SECONDS: Final = 0.05
 """How long a slice waits, holding the lock, for our own writer to notice the commit that it just made."""
 
 CLOSED = Counter("pipeline_closing_closed_total", "Buckets of a device computed, again ones included.", ["level"])

@@ -1,0 +1,407 @@
+"""Whatever comes in whatever order, with writers and closers in each other's way: the roll-ups are a recount."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import AsyncConnection
+
+from pipeline import closing
+from pipeline.closing import Closer
+from pipeline.patience import Connection
+from pipeline.positions import Position, Positions
+from pipeline.settings import WorkerSettings
+
+GROUP, TOPIC, AGGREGATES = "group", "readings.raw", "aggregates.1m"
+AT_ONCE = {"minute": 0.0, "hour": 0.0, "day": 0.0}
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+LATER = NOON + timedelta(days=400)
+
+Row = tuple[int, int, datetime, float]
+"""Device, metric, time, value."""
+
+CAS = """
+UPDATE ingest_offsets SET next_offset = next_offset + 1
+WHERE consumer_group = %s AND topic = %s AND partition = %s AND next_offset = %s RETURNING closings"""
+
+INSERT = """
+INSERT INTO readings (device_id, metric_id, ts, received_at, value) VALUES (%s, %s, %s, now(), %s)
+ON CONFLICT DO NOTHING"""
+
+MARK = """
+INSERT INTO marks (level, partition, bucket, device_id) VALUES (0, %s, to_timestamp(%s), %s)
+ON CONFLICT DO NOTHING"""
+
+RECOUNT = """
+SELECT r.device_id, r.metric_id,
+       CASE %(size)s WHEN 'minute' THEN date_trunc('minute', ts)::text WHEN 'hour' THEN date_trunc('hour', ts)::text
+                     ELSE (ts AT TIME ZONE s.time_zone)::date::text END,
+       count(*), round(sum(value)::numeric, 6), min(value), max(value),
+       (array_agg(value ORDER BY ts))[1], (array_agg(value ORDER BY ts DESC))[1], min(ts), max(ts)
+FROM readings r JOIN devices d ON d.id = r.device_id JOIN sites s ON s.id = d.site_id
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+
+ROLLED_UP = """
+SELECT a.device_id, a.metric_id, {bucket}::text, n, round(sum::numeric, 6), min, max, first, last, first_ts, last_ts
+FROM {table} a JOIN devices d ON d.id = a.device_id JOIN sites s ON s.id = d.site_id ORDER BY 1, 2, 3"""
+
+TABLES = {"minute": ("readings_1m", "bucket"), "hour": ("readings_1h", "bucket"),
+          "day": ("readings_1d", "(bucket AT TIME ZONE s.time_zone)::date")}  # fmt: skip
+
+
+ZONES = ("UTC", "Europe/Berlin", "Asia/Kolkata", "America/Santiago", "Atlantic/Azores")
+
+OFFSETS = """
+INSERT INTO ingest_offsets (consumer_group, topic, partition, topic_id, next_offset)
+SELECT %s, %s, p, 'id', 0 FROM generate_series(0, 2) p"""
+
+
+class FencedError(Exception):
+    pass
+
+
+class Worker:
+    """A writer that keeps the sink's rules, in a few lines, and a closer; they share their positions."""
+
+    def __init__(self, url: str, *, close_after: float = 5.0, **timeouts: float) -> None:
+        self.settings = WorkerSettings(database_url=url, **timeouts)
+        self.positions = Positions()
+        self.writing = Connection(self.settings, "test")
+        self.closing = Connection(self.settings, "test")
+        self.closer = Closer(
+            self.closing,
+            self.positions,
+            group=GROUP,
+            topic=TOPIC,
+            aggregates=AGGREGATES,
+            close_after=timedelta(seconds=close_after),
+            every=AT_ONCE,
+        )
+
+    async def own(self, partitions: Iterable[int]) -> None:
+        self.positions.assign(partitions)
+        await self.read_positions()
+
+    async def read_positions(self) -> None:
+        database = await self.writing.get()
+        rows = await (await database.execute("SELECT partition, next_offset, closings FROM ingest_offsets")).fetchall()
+        for partition, next_offset, closings in rows:
+            if partition in self.positions and self.positions[partition].next_offset is None:
+                self.positions[partition] = Position(next_offset, closings)
+
+    async def write(self, partition: int, rows: list[Row], pause: float = 0.0) -> None:
+        position = self.positions[partition]
+        try:
+            async with (await self.writing.get()).transaction() as transaction:
+                pairs, closings = await self._write(transaction.connection, partition, position, rows, pause)
+        except BaseException:
+            self.positions.forget()
+            raise
+        await asyncio.sleep(pause)  # committed, and not yet remembered
+        assert position.next_offset is not None
+        position.written(position.next_offset + 1, closings, pairs)
+
+    async def _write(
+        self, database: AsyncConnection, partition: int, position: Position, rows: list[Row], pause: float
+    ) -> tuple[set[tuple[int, int]], int]:
+        cursor = await database.execute(CAS, (GROUP, TOPIC, partition, position.next_offset))
+        if (found := await cursor.fetchone()) is None:
+            raise FencedError
+        await asyncio.sleep(pause)
+        await database.cursor().executemany(
+            INSERT,
+            rows,
+        )
+        pairs = {(int(ts.timestamp()) // 60, device) for device, _, ts, _ in rows}
+        new = sorted(position.unmarked(found[0], pairs))
+        await database.cursor().executemany(
+            MARK,
+            [(partition, minute * 60, device) for minute, device in new],
+        )
+        await asyncio.sleep(pause)
+        return pairs, found[0]
+
+    async def close_all(self) -> int:
+        closed = 0
+        while n := await self.closer.close_due(LATER):
+            closed += n
+        return closed
+
+
+@contextlib.asynccontextmanager
+async def worker(url: str, partitions: Iterable[int] = (0,), **arguments: float) -> AsyncIterator[Worker]:
+    it = Worker(url, **arguments)
+    async with it.writing, it.closing:
+        await it.own(partitions)
+        yield it
+
+
+@dataclass
+class Installation:
+    """Three partitions, five sites with a device each, metrics 1 and 2."""
+
+    url: str
+    connection: psycopg.Connection
+
+    def recount(self, size: str) -> list[tuple[object, ...]]:
+        return self.connection.execute(RECOUNT, {"size": size}).fetchall()
+
+    def rolled_up(self, size: str, *, now: str = "") -> list[tuple[object, ...]]:
+        table, bucket = TABLES[size]
+        return self.connection.execute(ROLLED_UP.format(table=table + now, bucket=bucket)).fetchall()
+
+    def one(self, query: str) -> object:
+        row = self.connection.execute(query).fetchone()
+        return row and row[0]
+
+    def documents(self) -> list[dict[str, object]]:
+        return [json.loads(value) for (value,) in self.connection.execute("SELECT value FROM outbox ORDER BY id")]
+
+
+@pytest.fixture
+def installation(database: str) -> Iterator[Installation]:
+    with psycopg.connect(database, autocommit=True, options="-c timezone=UTC") as connection:
+        connection.execute("INSERT INTO metrics (name) VALUES ('temperature_c'), ('humidity_pct')")
+        connection.execute(OFFSETS, (GROUP, TOPIC))
+        for number, zone in enumerate(ZONES, 1):
+            connection.execute("INSERT INTO sites (name, time_zone) VALUES (%s, %s)", (f"site-{number}", zone))
+            connection.execute("INSERT INTO devices (name, site_id) VALUES (%s, %s)", (f"fridge-{number}", number))
+        yield Installation(database, connection)
+
+
+async def test_a_minute_is_computed_after_it_ended_and_not_before(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON + timedelta(seconds=s), float(s)) for s in (0, 10, 59)])
+        assert await it.closer.close_due(NOON + timedelta(seconds=64)) == 0
+        assert installation.rolled_up("minute") == []
+        assert await it.closer.close_due(NOON + timedelta(seconds=65)) == 1
+        assert installation.rolled_up("minute") == installation.recount("minute")
+        assert it.positions[0] == Position(1, 1, set())
+
+
+async def test_a_minute_is_published_with_a_revision_that_grows(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON, 3.5), (1, 2, NOON, 61.0)])
+        await it.close_all()
+        await it.write(0, [(1, 1, NOON + timedelta(seconds=1), 1.5)])
+        await it.close_all()
+    first, second = installation.documents()
+    assert first == {
+        "device": "fridge-1",
+        "site": "site-1",
+        "minute": "2026-11-20T12:00Z",
+        "revision": 1,
+        "metrics": {
+            "humidity_pct": {"n": 1, "sum": 61.0, "min": 61.0, "max": 61.0, "first": 61.0, "last": 61.0},
+            "temperature_c": {"n": 1, "sum": 3.5, "min": 3.5, "max": 3.5, "first": 3.5, "last": 3.5},
+        },
+    }
+    assert second["revision"] == 2
+    assert second["metrics"]["temperature_c"] == {"n": 2, "sum": 5.0, "min": 1.5, "max": 3.5, "first": 3.5, "last": 1.5}
+
+
+async def test_minutes_whose_rows_are_gone_keep_their_values(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON, 3.5)])
+        await it.close_all()
+        before = installation.rolled_up("minute")
+        installation.connection.execute("DELETE FROM readings")
+        installation.connection.execute(MARK, (0, NOON.timestamp(), 1))
+        assert await it.close_all() == 1
+        assert installation.rolled_up("minute") == before
+
+
+async def test_late_data_do_not_compute_their_day_each_time(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        it.closer._every = {"minute": 0.0, "hour": 0.0, "day": 3600.0}
+        for second in range(3):
+            await it.write(0, [(1, 1, NOON + timedelta(seconds=second), 1.0)])
+            await it.closer.close_due(LATER)
+        assert installation.one("SELECT n FROM readings_1h") == 3
+        assert installation.one("SELECT n FROM readings_1d") == 1
+
+
+async def test_a_minute_that_has_just_ended_does_not_wait_for_the_look_at_all(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        it.closer._every = {"minute": 3600.0, "hour": 3600.0, "day": 3600.0}
+        await it.closer.close_due(NOON)
+        await it.write(0, [(1, 1, NOON, 1.0), (2, 1, NOON - timedelta(hours=1), 1.0)])
+        assert await it.closer.close_due(NOON + timedelta(seconds=65)) == 1
+        assert installation.one("SELECT device_id FROM readings_1m") == 1
+
+
+async def test_many_pairs_are_closed_in_slices(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON + timedelta(minutes=m), 1.0) for m in range(450)])
+        await it.closer.close_due(LATER)
+        assert it.positions[0].closings == 3
+        assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+async def test_a_slice_that_takes_too_long_is_halved(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = f"""
+        WITH taken AS ({closing.TAKE_MINUTES}),
+             slow AS MATERIALIZED (SELECT CASE WHEN %(slice)s > 100 THEN pg_sleep(9) END)
+        SELECT taken.* FROM taken, slow"""
+    monkeypatch.setattr(closing, "MINUTES", _with_take(slow))
+    monkeypatch.setattr(closing, "LEVELS", (closing.MINUTES,))
+    async with worker(installation.url, statement_timeout_seconds=0.2) as it:
+        await it.write(0, [(1, 1, NOON + timedelta(minutes=m), 1.0) for m in range(150)])
+        await it.close_all()
+        assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+def _with_take(take: str) -> closing.Level:
+    return closing.Level(
+        number=0, name="minute", shortest=timedelta(minutes=1), slice=200, take=take, compute=closing.COMPUTE_MINUTES
+    )
+
+
+# In each other's way ---------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_lost_its_partition_clears_no_marks(installation: Installation) -> None:
+    async with worker(installation.url) as zombie, worker(installation.url) as owner:
+        await zombie.write(0, [(1, 1, NOON, 1.0)])
+        await owner.own([0])
+        await owner.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        assert await zombie.closer.close_due(LATER) == 0
+        assert installation.one("SELECT count(*) FROM marks WHERE level = 0") == 1
+        with pytest.raises(FencedError):
+            await zombie.write(0, [(1, 1, NOON + timedelta(seconds=2), 3.0)])
+
+
+async def test_a_writer_marks_again_what_another_closer_cleared(installation: Installation) -> None:
+    """A closer with the same cached offset is no danger either: `closings` tells the writer."""
+    async with worker(installation.url) as writer, worker(installation.url) as other:
+        await writer.write(0, [(1, 1, NOON, 1.0)])
+        await other.own([0])
+        assert await other.close_all() > 0
+        await writer.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        assert installation.one("SELECT count(*) FROM marks WHERE level = 0") == 1
+
+
+async def test_the_closer_waits_for_its_own_writer_to_notice_its_commit(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON, 1.0)])
+        writing = asyncio.create_task(it.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)], pause=0.05))
+        await asyncio.sleep(0.02)
+        assert await it.closer.close_due(LATER) > 0
+        await writing
+        await it.close_all()
+        assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+class Hesitant(Closer):
+    """Stops for a moment wherever another one could come between."""
+
+    async def _lock(self, *arguments):
+        found = await super()._lock(*arguments)
+        await asyncio.sleep(random.choice((0, 0, 0.01, 0.03)))
+        return found
+
+    async def _close_slice(self, *arguments):
+        await asyncio.sleep(random.choice((0, 0.005)))
+        return await super()._close_slice(*arguments)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_two_workers_in_each_others_way_lose_nothing(installation: Installation, seed: int) -> None:
+    """Partitions go to and fro without either being told; minutes are closed while they are written."""
+    randomly = random.Random(seed)
+    random.seed(seed)
+    async with worker(installation.url, (0, 1, 2)) as one_, worker(installation.url, (0, 1, 2)) as other:
+        for it in (one_, other):
+            it.closer.__class__ = Hesitant
+        stop = asyncio.Event()
+        closers = [asyncio.create_task(_keep_closing(it, stop)) for it in (one_, other)]
+        await asyncio.gather(*(_keep_writing(it, randomly, 60) for it in (one_, other)))
+        stop.set()
+        await asyncio.gather(*closers)
+        await one_.own((0, 1, 2))
+        await one_.close_all()
+    assert installation.one("SELECT count(*) FROM marks") == 0
+    assert installation.one("SELECT sum(closings) FROM ingest_offsets") > 15
+    for size in TABLES:
+        assert installation.rolled_up(size) == installation.recount(size) != []
+
+
+async def _keep_writing(it: Worker, randomly: random.Random, batches: int) -> None:
+    for batch in range(batches):
+        if batch % 6 == 0:
+            partition = randomly.randrange(3)
+        rows = [
+            (
+                partition + 1,
+                1,
+                NOON + timedelta(seconds=randomly.randrange(300), microseconds=randomly.randrange(10**6)),
+                1.0,
+            )
+            for _ in range(3)
+        ]
+        while True:
+            await it.read_positions()
+            try:
+                await it.write(partition, rows, randomly.choice((0, 0, 0.01)))
+                break
+            except FencedError:
+                continue
+
+
+async def _keep_closing(it: Worker, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await it.closer.close_due(LATER)
+        await asyncio.sleep(0.002)
+
+
+# Whatever comes --------------------------------------------------------------------------------------------
+
+EDGES = [
+    NOON,
+    datetime(2026, 10, 25, 0, tzinfo=UTC),  # Berlin and the Azores set their clocks back around then
+    datetime(2026, 9, 6, 4, tzinfo=UTC),  # in Santiago there is no midnight
+    datetime(2026, 4, 5, 3, tzinfo=UTC),  # and here 23:00 comes twice
+]
+moments = st.builds(
+    lambda edge, minutes, us: edge + timedelta(minutes=minutes, microseconds=us),
+    st.sampled_from(EDGES), st.integers(-200, 200), st.integers(0, 59_999_999),
+)  # fmt: skip
+values = st.one_of(st.sampled_from([0.0, -0.0, 1e-9, 1e15, -1e15]), st.floats(-1e6, 1e6).map(lambda v: round(v, 3)))
+batches = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), moments, values), min_size=1, max_size=20)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(st.tuples(batches, st.none() | moments), min_size=1, max_size=5))
+def test_roll_ups_are_a_recount(installation: Installation, story: list[tuple[list[Row], datetime | None]]) -> None:
+    for table in ("readings", "readings_1m", "readings_1h", "readings_1d", "marks", "outbox"):
+        installation.connection.execute(f"DELETE FROM {table}")
+    asyncio.run(_live(installation, story))
+    for size in TABLES:
+        assert installation.rolled_up(size) == installation.recount(size)
+    latest = {(d["device"], d["minute"]): d["metrics"] for d in installation.documents()}
+    assert sum(metric["n"] for metrics in latest.values() for metric in metrics.values()) == installation.one(
+        "SELECT count(*) FROM readings"
+    )
+
+
+async def _live(installation: Installation, story: list[tuple[list[Row], datetime | None]]) -> None:
+    async with worker(installation.url) as it:
+        for rows, now in story:
+            await it.write(0, rows)
+            if now:
+                await it.closer.close_due(now)
+            for size in TABLES:
+                assert installation.rolled_up(size, now="_now") == installation.recount(size)
+        await it.close_all()
