@@ -6,7 +6,7 @@ Its headers are `count` (messages in it, decimal) and `format` (`1`).
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,7 @@ MAX_BYTES: Final = 900_000
 """Of payloads and topics in one record; Kafka's own default limit of a record batch is 1 MiB."""
 
 
+Entry: TypeAlias = tuple[str, int, bytes] | tuple[str, int, bytes, dict[str, Any]]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -39,8 +40,8 @@ class UndecodableRecordError(ValueError):
     """A record of `readings.raw` that is not a pack; the text says why."""
 
 
-def encode(messages: Sequence[Message | tuple[str, int, bytes]]) -> bytes:
-    """One record's value; plain tuples of three are accepted, they are what the bridge's fast path holds."""
+def encode(messages: Sequence[Message | Entry]) -> bytes:
+    """One record's value; plain tuples are accepted, they are what the bridge's fast path holds."""
     return _encode(messages)
 
 
