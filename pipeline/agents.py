@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import faust
@@ -25,12 +26,17 @@ from prometheus_client import Counter, Gauge
 from observability import logs, web
 from pipeline import topics
 from pipeline.batches import Pack
+from pipeline.closing import Closer
+from pipeline.ledger import fold
+from pipeline.outbox import Outbox
+from pipeline.patience import Connection
 from pipeline.positions import Positions
 from pipeline.progress import Progress
 from pipeline.settings import WorkerSettings, load
 from pipeline.sink import Sink, TopicRecreatedError
 
 ALIVE_SECONDS: Final = 3.0
+CLOSE_SECONDS: Final = 1.0
 FRESH_CLIENT_SECONDS: Final = 10.0
 EXIT_RECREATED: Final = 4
 EXIT_SEEK: Final = 5
@@ -159,6 +165,40 @@ class App(faust.App):
         finally:
             await consumer.stop()
 
+    # Beside the writing --------------------------------------------------------------------------------------
+
+    async def tell(self) -> None:
+        """Answer on the health port, and see that having nothing to do counts as progress."""
+        with web.serve(self.worker_settings.worker_port, healthy=lambda: self.healthy, ready=lambda: self.ready):
+            while not self.should_stop:
+                await self.touch_when_idle()
+                await self.sleep(ALIVE_SECONDS)
+
+    async def close_and_fold(self) -> None:
+        """Compute what ended: minutes, hours, days; and fold the ledger."""
+        async with Connection(self.worker_settings, "closer") as connection:
+            closer = Closer(
+                connection,
+                self.positions,
+                group=self.worker_settings.consumer_group,
+                topic=self.names.raw,
+                aggregates=self.names.aggregates_1m,
+                close_after=timedelta(seconds=self.worker_settings.close_after_seconds),
+            )
+            while not self.should_stop:
+                await closer.close_due(datetime.now(UTC))
+                await fold(connection)
+                await self.sleep(CLOSE_SECONDS)
+
+    async def publish_outbox(self) -> None:
+        """Publish what transactions left in the outbox, and the replays people asked for."""
+        servers = self.worker_settings.kafka_bootstrap_servers
+        async with (
+            Connection(self.worker_settings, "outbox") as connection,
+            Outbox(connection, self.positions, bootstrap_servers=servers, topic=self.names.raw) as outbox,
+        ):
+            await outbox.run()
+
     # Getting on ---------------------------------------------------------------------------------------------
 
     async def touch_when_idle(self) -> None:
@@ -251,14 +291,8 @@ def create_app(settings: WorkerSettings) -> App:
         app.sink.assign([])
         ASSIGNED.set(0)
 
-    @app.task  # type: ignore[untyped-decorator]
-    async def beside() -> None:
-        with web.serve(settings.worker_port, healthy=lambda: app.healthy, ready=lambda: app.ready):
-            async with app.sink:
-                while not app.should_stop:
-                    await app.touch_when_idle()
-                    await app.sleep(ALIVE_SECONDS)
-
+    for task in (app.tell, app.close_and_fold, app.publish_outbox):
+        app.task(task)
     return app
 
 
