@@ -24,6 +24,7 @@ GROUP, TOPIC, AGGREGATES = "group", "readings.raw", "aggregates.1m"
 AT_ONCE = {"minute": 0.0, "hour": 0.0, "day": 0.0}
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LATER = NOON + timedelta(days=400)
+LONG_BEFORE = NOON - timedelta(days=1)
 
 Row = tuple[int, int, datetime, float]
 """Device, metric, time, value."""
@@ -289,6 +290,33 @@ async def test_a_writer_marks_again_what_another_closer_cleared(installation: In
         assert await other.close_all() > 0
         await writer.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
         assert installation.one("SELECT count(*) FROM marks WHERE level = 0") == 1
+
+
+async def test_a_closing_between_two_of_ours_is_noticed(installation: Installation) -> None:
+    async with worker(installation.url) as it, worker(installation.url) as other:
+        await it.write(0, [(1, 1, NOON, 1.0)])
+        await other.own([0])
+        await other.close_all()
+        installation.connection.execute(MARK, (0, LONG_BEFORE.timestamp(), 1))
+        await it.close_all()
+        await it.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        assert installation.one("SELECT bucket FROM marks WHERE level = 0") == NOON
+
+
+async def test_the_writer_does_not_wait_for_our_closing_to_be_remembered(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the new number of closings before we know that our own closing is committed."""
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON, 1.0)])
+        position = it.positions[0]
+        with monkeypatch.context() as patched:
+            patched.setattr(Position, "closed", lambda *_: None)
+            await it.close_all()
+        await it.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        assert installation.one("SELECT count(*) FROM marks WHERE level = 0") == 1
+        position.closed(0, 1, [(int(NOON.timestamp()) // 60, 1)])
+        assert (position.closings, len(position.marked)) == (1, 1)
 
 
 async def test_the_closer_waits_for_its_own_writer_to_notice_its_commit(installation: Installation) -> None:
