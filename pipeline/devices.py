@@ -47,8 +47,9 @@ def move(
         new, zone = found(connection, FIND_SITE, site, f"no site {site}: `brigade sites add {site}` makes it")
         if new == old:
             sys.exit(f"brigade: {device} is at {site} already")
+        partitions = partitions_of(settings) if zone != old_zone else 0
         connection.execute(HOLD)
         connection.execute(MOVE, (new, number))
         if zone != old_zone:
-            count_days_again(connection, [(number, device)], zone, partitions=partitions_of(settings))
+            count_days_again(connection, [(number, device)], zone, partitions=partitions)
     print(f"{device} is at {site} now")

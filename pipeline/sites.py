@@ -20,7 +20,7 @@ GROUP BY s.id ORDER BY s.name
 """
 
 ADD: Final = "INSERT INTO sites (name, time_zone, display_name) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
-FIND: Final = "SELECT id, time_zone FROM sites WHERE name = %s FOR UPDATE"
+FIND: Final = "SELECT id, time_zone FROM sites WHERE name = %s FOR NO KEY UPDATE"
 NAME: Final = "UPDATE sites SET display_name = %s WHERE id = %s"
 ZONE: Final = "UPDATE sites SET time_zone = %s WHERE id = %s"
 DEVICES: Final = "SELECT id, name FROM devices WHERE site_id = %s"
@@ -102,9 +102,10 @@ def set_site(name: Name, time_zone: TimeZone = None, display_name: DisplayName =
         if display_name is not None:
             connection.execute(NAME, (display_name, site))
         if time_zone not in {None, old_zone}:
-            devices = connection.execute(DEVICES, (site,)).fetchall()
+            partitions = partitions_of(settings)
             change_zone(connection, site, str(time_zone))
-            days = count_days_again(connection, devices, str(time_zone), partitions=partitions_of(settings))
+            devices = connection.execute(DEVICES, (site,)).fetchall()
+            days = count_days_again(connection, devices, str(time_zone), partitions=partitions)
             print(f"{days} days of {len(devices)} devices are being counted again")
 
 
