@@ -21,7 +21,7 @@ PARTS: Final[dict[str, type[Settings]]] = {
     "worker": WorkerSettings,
     "maintain": MaintainSettings,
     "lag": LagSettings,
-    "sites, devices": CommandSettings,
+    "brigade": CommandSettings,
 }
 
 app = typer.Typer()
