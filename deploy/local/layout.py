@@ -70,6 +70,7 @@ class Instance:
     state: Path
     ports: Mapping[str, int]
     broker: Broker = Broker.DURABLE
+    workers: int = 1
 
     @property
     def config(self) -> Path:
@@ -102,6 +103,7 @@ class Instance:
             state=file.parent,
             ports=facts["ports"],
             broker=Broker(facts["broker"]),
+            workers=facts["workers"],
         )
 
 

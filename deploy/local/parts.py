@@ -55,5 +55,6 @@ def parts(instance: Instance, workers: int, devices: int) -> list[Part]:
 
 
 def _worker(number: int, instance: Instance) -> Part:
+    name = f"worker-{number}"
     faust = (str(BIN / "faust"), "-A", "pipeline.agents", "worker", "--without-web", "-l", "warn")
-    return Part(name=f"worker-{number}", command=faust, env={"BRIGADE_WORKER_PORT": str(instance.ports[f"worker-{number}"])})
+    return Part(name=name, command=faust, env={"BRIGADE_WORKER_PORT": str(instance.ports[name])})

@@ -46,7 +46,7 @@ make_venv() {
     fi
     say "installing the Python packages of requirements.lock"
     "$uv" venv --quiet --clear --python '>=3.11' "$venv"
-    VIRTUAL_ENV="$venv" "$uv" pip sync --quiet --require-hashes requirements.lock
+    VIRTUAL_ENV="$venv" "$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock
     VIRTUAL_ENV="$venv" "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
     touch "$venv/complete"
 }

@@ -72,7 +72,11 @@ SERVERS = (
     Server(
         name="kafka",
         user="kafka",
-        command=("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", *JAVA[1:], "kafka.Kafka", "/config/server.properties"),
+        command=(
+            *("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"),
+            *("-XX:+AutoCreateSharedArchive", "-XX:SharedArchiveFile=/data/classes.jsa", "-Xlog:cds=off"),  # halves the time of later starts
+            *(*JAVA[1:], "kafka.Kafka", "/config/server.properties"),
+        ),
         template="server.properties",
         port="kafka",
         first_start=_first_kafka,
@@ -124,8 +128,9 @@ SERVERS = (
 def render(template: str, instance: Instance, mosquitto_plugin: str = "") -> str:
     """A configuration file of this instance."""
     values = {name.replace("-", "_"): port for name, port in instance.ports.items()}
+    workers = ", ".join(f'"127.0.0.1:{instance.ports[f"worker-{number + 1}"]}"' for number in range(instance.workers))
     persistence = _persistence(instance.broker, mosquitto_plugin)
-    return Template(template).substitute(values, persistence=persistence)
+    return Template(template).substitute(values, workers=workers, persistence=persistence)
 
 
 def _persistence(broker: Broker, plugin: str) -> str:

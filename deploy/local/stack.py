@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Self
 
@@ -106,14 +105,19 @@ class Stack:
 
     def prepare(self) -> None:
         """Migrate the database, create the topics: what our parts need beside the servers. Safe to repeat."""
+        self.migrate()
+        self.create_topics()
+
+    def migrate(self) -> None:
         self._brigade("migrate")
         database.grant(self.instance)
+
+    def create_topics(self) -> None:
         self._brigade("topics", "create")
 
     def _brigade(self, *words: str) -> None:
-        command = [sys.executable, str(BIN / "brigade"), *words]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=os.environ | self.owner_env, capture_output=True, text=True, check=False
-        )
+        command = [str(BIN / "brigade"), *words]
+        environment = os.environ | self.owner_env
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SupervisionError(f"brigade {' '.join(words)} failed:\n{done.stdout}{done.stderr}")

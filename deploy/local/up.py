@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deploy.local import database, jars, roots, sandbox, servers, supervision
+from deploy.local import advice, database, jars, roots, sandbox, servers, supervision
 from deploy.local import ports as all_ports
 from deploy.local.down import shut_down
 from deploy.local.layout import Broker, Instance, LayoutError, cache_folder, hold, ports, state_folder
@@ -60,6 +60,7 @@ def instance(asked: argparse.Namespace) -> Instance:
         state=state_folder(asked.instance),
         ports=ports(asked.offset, own_ports(asked.port)),
         broker=asked.broker,
+        workers=asked.workers,
     )
 
 
@@ -90,11 +91,18 @@ def run(here: Instance, asked: argparse.Namespace) -> None:
     process = supervisor.launch(detached=asked.detach, lock=lock)
     os.close(lock)
     try:
-        start(here, supervisor, ours)
-        say(f"everything is ready after {time.monotonic() - began:.1f} s")
-        print(advice(here, ours))
+        late = start(here, supervisor, ours)
+        if late:
+            say(f"not ready, still trying: {', '.join(late)}; see {here.logs}")
+        else:
+            say(f"everything is ready after {time.monotonic() - began:.1f} s")
+        print(advice.of(here, [part.name for part in ours]), flush=True)
         if not asked.detach:
             watch(here, process)
+        elif late:
+            raise SystemExit(1)
+    except SystemExit:
+        raise
     except BaseException as error:
         say("ending everything" if isinstance(error, KeyboardInterrupt) else "this failed, ending everything")
         shut_down(here)
@@ -163,33 +171,51 @@ def _first_start(server: servers.Server, here: Instance) -> None:
     server.first_start(here, box)
 
 
-def start(here: Instance, supervisor: Supervisor, ours: list[Part]) -> None:
-    """Return when all answer."""
-    bring_up(here, supervisor, [server.name for server in SERVERS])
-    database.create(here)
-    if ours:
-        Stack(here).prepare()
-        bring_up(here, supervisor, [part.name for part in ours])
+def start(here: Instance, supervisor: Supervisor, ours: list[Part]) -> list[str]:
+    """Start servers, then our parts; return when all answer, or with the parts that do not yet."""
+    stack = Stack(here)
+
+    def database_ready() -> None:
+        database.create(here)
+        if ours:
+            stack.migrate()
+
+    def kafka_ready() -> None:
+        if ours:
+            stack.create_topics()
+
+    servers_late = bring_up(
+        here,
+        supervisor,
+        [server.name for server in SERVERS],
+        afterwards={"postgres": database_ready, "kafka": kafka_ready},
+    )
+    if servers_late:
+        raise SupervisionError("\n".join(f"{name} did not become ready: {_last_words(here, name)}" for name in servers_late))
+    return bring_up(here, supervisor, [part.name for part in ours])
 
 
-def bring_up(here: Instance, supervisor: Supervisor, names: list[str]) -> None:
+def bring_up(
+    here: Instance, supervisor: Supervisor, names: list[str], afterwards: Mapping[str, Callable[[], None]] | None = None
+) -> list[str]:
+    """Start them all at once and wait until each is ready; return those that are not in time."""
     began = time.monotonic()
     for name in names:
         supervisor.start(name)
 
     def until_ready(name: str) -> bool:
-        answered = wait_until(lambda: ready(name, here), READY_SECONDS)
-        if answered:
-            say(f"{name} ready in {time.monotonic() - began:.1f} s")
-        return answered
+        if not wait_until(lambda: ready(name, here), READY_SECONDS):
+            return False
+        say(f"{name} ready in {time.monotonic() - began:.1f} s")
+        (afterwards or {}).get(name, lambda: None)()
+        return True
 
-    with ThreadPoolExecutor(len(names)) as pool:
-        late = [name for name, answered in zip(names, pool.map(until_ready, names), strict=True) if not answered]
-    if late:
-        raise SupervisionError("\n".join(f"{name} did not become ready: {_last_words(here.logs / f'{name}.log')}" for name in late))
+    with ThreadPoolExecutor() as pool:
+        return [name for name, answered in zip(names, pool.map(until_ready, names), strict=True) if not answered]
 
 
-def _last_words(log: Path) -> str:
+def _last_words(here: Instance, name: str) -> str:
+    log = here.logs / f"{name}.log"
     lines = log.read_text(errors="replace").splitlines()[-10:] if log.exists() else []
     return "\n    ".join((str(log), *lines))
 
@@ -207,12 +233,6 @@ def watch(here: Instance, process: subprocess.Popen[bytes]) -> None:
         if what := supervision.event(line):
             say(what)
     say(f"instance {here.name} has ended")
-
-
-def advice(here: Instance, ours: list[Part]) -> str:
-    name = "" if here.name == "local" else f" --instance {here.name}"
-    lines = [f"logs      {here.logs}", f"end it    scripts/down{name}"]
-    return "\n".join(f"  {line}" for line in lines)
 
 
 if __name__ == "__main__":
