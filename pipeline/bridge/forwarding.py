@@ -167,21 +167,24 @@ class Forwarder:
             size += len(topic) + len(payload)
         self._received_us = received_us
         self._hold(len(messages), size)
-        if self._open_size > packs.MAX_BYTES or len(self._ids) >= packs.MAX_MESSAGES:
+        if not self._fits():
             self.flush()
         elif self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._settings.bridge_linger_seconds, self.flush)
 
+    def _fits(self) -> bool:
+        """Whether everything open would fit one record."""
+        count = len(self._ids)
+        return count <= packs.MAX_MESSAGES and self._open_size + count * ENTRY_OVERHEAD_BYTES <= packs.MAX_BYTES
+
     def _hold(self, count: int, size: int) -> None:
         self._empty.clear()
         self.received += count
         self.in_flight += count
-        self._open_size += size + count * ENTRY_OVERHEAD_BYTES
+        self._open_size += size
         self._open_held += size + count * MESSAGE_OVERHEAD_BYTES
         self.held += size + count * MESSAGE_OVERHEAD_BYTES
-        RECEIVED.inc(count)
-        RECEIVED_BYTES.inc(size)
         if self.held > self._settings.bridge_held_bytes and self._room.is_set():
             self._room.clear()
             self._pause()
@@ -203,6 +206,8 @@ class Forwarder:
                 self._send_packs(partition, entries, flush)
                 self._open[partition] = []
         self._ids = []
+        RECEIVED.inc(flush.messages)
+        RECEIVED_BYTES.inc(self._open_size)
         self.held += flush.held - self._open_held
         self._open_held = self._open_size = 0
         self._records += flush.records
@@ -210,8 +215,7 @@ class Forwarder:
         self._tell()
 
     def _send_packs(self, partition: int, entries: list[packs.Entry], flush: Flush) -> None:
-        fits = self._open_size <= packs.MAX_BYTES and len(entries) <= packs.MAX_MESSAGES
-        for some in (entries,) if fits else split(entries):
+        for some in (entries,) if self._fits() else split(entries):
             value = packs.encode(some)
             flush.sent(value)
             self._send(partition, value, packs.headers(len(some)), flush)

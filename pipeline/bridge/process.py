@@ -23,6 +23,8 @@ from pipeline.topics import KafkaAwayError, Topics, TopicsError
 STOP_SECONDS: Final = 3.0
 """What Kafka gets to take the last records before we go without."""
 CONNECT_SECONDS: Final = 10.0
+GATHER_SECONDS: Final = 0.01
+"""Between two reads of the socket: small beside the linger, and many messages at once."""
 LOOK_SECONDS: Final = 2.0
 """Between two looks at Kafka."""
 ALIVE_SECONDS: Final = 15.0
@@ -143,6 +145,7 @@ class Process:
             session_expiry_seconds=FOR_EVER,
             receive_maximum=settings.bridge_receive_maximum,
             connect_seconds=CONNECT_SECONDS,
+            gather_seconds=GATHER_SECONDS,
         )
 
     async def _forward(self, mqtt: Client) -> None:

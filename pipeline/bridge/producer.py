@@ -6,6 +6,7 @@ ours, which hands them to the event loop in lots.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -22,6 +23,8 @@ RECORD_OVERHEAD_BYTES: Final = 600
 
 _SECONDS: Final = 1.5
 _POLL_SECONDS: Final = 0.1
+_GATHER_SECONDS: Final = 0.003
+"""Word of the records of a flush comes in a lot: waking the loop for each cost 3 µs of a message at 10,000 a second."""
 
 T = TypeVar("T")
 
@@ -132,6 +135,8 @@ class Records(Generic[T]):
         while not self._closing:
             self._kafka.poll(_POLL_SECONDS)
             if self._lot:
+                time.sleep(_GATHER_SECONDS)
+                self._kafka.poll(0)
                 lot, self._lot = self._lot, []
                 self._call(self._arrived, lot)
 
