@@ -1,8 +1,6 @@
 """How answers are written: JSON whole, JSON and CSV streamed."""
 
-import csv
-import io
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from enum import StrEnum
 from typing import Any, Final
@@ -101,12 +99,6 @@ def _weight(parameters: Iterable[str]) -> float:
             except ValueError:
                 return 0
     return 1
-
-
-def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
-    return text.getvalue().encode()
 
 
 def links(request: Request, cursor: str | None) -> dict[str, str]:

@@ -10,18 +10,16 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway import dead_letters, devices, health, ledger, problems, readings
 from gateway.database import Database
 from gateway.health import Health
 from gateway.measuring import Measured
-from gateway.queries import Once
+from gateway.queries import PREFIX, Once
 from gateway.settings import GatewaySettings, load
 from observability import logs, web
-
-PREFIX: Final = "/api/v1"
 
 DESCRIPTION: Final = """
 What the sensors measured, and what became of every message they sent. Times are ISO 8601; where the API tells
@@ -42,11 +40,8 @@ def create(settings: GatewaySettings) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Once],
     )
-    api = APIRouter(prefix=PREFIX)
-    for part in (devices, readings, ledger, dead_letters):
-        api.include_router(part.router)
-    app.include_router(api)
-    app.include_router(health.router)
+    for part in (devices, readings, ledger, dead_letters, health):
+        app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Measured)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

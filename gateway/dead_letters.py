@@ -16,7 +16,7 @@ from gateway.answers import Json, links
 from gateway.database import Connection, DatabaseOf
 from gateway.devices import Model
 from gateway.problems import BadQueryError, NotReplayableError, UnknownError, documented
-from gateway.queries import DEVICE_PATTERN, SITE_PATTERN, From, Nothing, Query, To
+from gateway.queries import DEVICE_PATTERN, PREFIX, SITE_PATTERN, From, Nothing, Query, To
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ WHERE id IN (
 MOST_REPLAYS: Final = 10_000
 BIGINT: Final = 2**63 - 1
 
-router = APIRouter()
+router = APIRouter(prefix=PREFIX)
 
 
 class Reason(StrEnum):

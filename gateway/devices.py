@@ -15,7 +15,7 @@ from gateway.answers import Json, links
 from gateway.database import Connection, DatabaseOf
 from gateway.points import Point
 from gateway.problems import UnknownError, documented
-from gateway.queries import DEVICE_PATTERN, SITE_PATTERN, DeviceName, Nothing, Page
+from gateway.queries import DEVICE_PATTERN, PREFIX, SITE_PATTERN, DeviceName, Nothing, Page
 
 SITES: Final = """
 SELECT s.name, s.display_name, s.time_zone, count(d.id) AS devices
@@ -90,7 +90,7 @@ ORDER BY d.name, m.name
 
 _NAME: Final = re.compile(DEVICE_PATTERN, re.ASCII)
 
-router = APIRouter()
+router = APIRouter(prefix=PREFIX)
 
 
 class Model(BaseModel):

@@ -12,7 +12,7 @@ from gateway.answers import Json
 from gateway.database import DatabaseOf
 from gateway.devices import Model, find_device
 from gateway.problems import BadQueryError, UnknownError, documented
-from gateway.queries import DeviceName, From, Query, To
+from gateway.queries import PREFIX, DeviceName, From, Query, To
 from gateway.questions import span
 from gateway.times import Bucket, Moment
 
@@ -29,7 +29,7 @@ WHERE device_id = %(device)s AND hour >= %(start)s AND hour < %(end)s AND refuse
 COUNTS: Final = ("received", "stored", "duplicate", "refused", "late", "points")
 LONGEST: Final = timedelta(days=366)
 
-router = APIRouter()
+router = APIRouter(prefix=PREFIX)
 
 
 class Counts(Model):

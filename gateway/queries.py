@@ -8,6 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from gateway import times
 from gateway.problems import BadQueryError
 
+PREFIX: Final = "/api/v1"
+
 DEVICE_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,128}$"
 SITE_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$"
 

@@ -14,6 +14,7 @@ from gateway.answers import MEDIA_TYPES, Format, Streamed, chosen, links
 from gateway.database import Database, DatabaseOf, Stream
 from gateway.devices import Device, Metric, Model, find_device, find_metrics
 from gateway.problems import BadQueryError, NotAcceptableError, UnknownError, documented
+from gateway.queries import PREFIX
 from gateway.questions import Plan, ReadingsQuery, plan
 from gateway.series import Place, Question, points, spans
 from gateway.times import EARLIEST, LATEST, Bucket, zone
@@ -21,7 +22,7 @@ from gateway.writing import CsvWriter, JsonWriter, Writer
 
 PART_BYTES: Final = 32_768
 
-router = APIRouter()
+router = APIRouter(prefix=PREFIX)
 
 
 class AnyPoint(Model):
