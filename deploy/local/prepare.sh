@@ -45,7 +45,7 @@ make_venv() {
         "${uv%/uv}/pip" install --quiet --disable-pip-version-check --require-hashes -r deploy/local/uv.txt
     fi
     say "installing the Python packages of requirements.lock"
-    "$uv" venv --quiet --clear --python '>=3.11' "$venv"
+    "$uv" --system-certs venv --quiet --clear --python '>=3.11' "$venv"
     VIRTUAL_ENV="$venv" "$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock
     VIRTUAL_ENV="$venv" "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
     touch "$venv/complete"
