@@ -46,8 +46,8 @@ make_venv() {
     fi
     say "installing the Python packages of requirements.lock"
     "$uv" --system-certs venv --quiet --clear --python '>=3.11' "$venv"
-    VIRTUAL_ENV="$venv" "$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock
-    VIRTUAL_ENV="$venv" "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
+    VIRTUAL_ENV="$venv" "$uv" --system-certs pip sync --quiet --compile-bytecode --require-hashes requirements.lock
+    VIRTUAL_ENV="$venv" "$uv" --system-certs pip install --quiet --no-deps --no-build-isolation --editable .
     touch "$venv/complete"
 }
 
