@@ -169,7 +169,9 @@ class App(faust.App):
 
     async def tell(self) -> None:
         """Answer on the health port, and see that having nothing to do counts as progress."""
-        with web.serve(self.worker_settings.worker_port, healthy=lambda: self.healthy, ready=lambda: self.ready):
+        settings = self.worker_settings
+        port, host = settings.worker_port, settings.web_host
+        with web.serve(port, host=host, healthy=lambda: self.healthy, ready=lambda: self.ready):
             while not self.should_stop:
                 await self.touch_when_idle()
                 await self.sleep(ALIVE_SECONDS)

@@ -125,6 +125,8 @@ class Batch:
     limits: Limits
     late_after_us: int
     recent: Recent
+    oldest_us: int = 0
+    """Replays of readings older than this are refused."""
     poisoned: Mapping[tuple[int, int], Mapping[int, str]] = field(default_factory=dict)
     """By (partition, offset): positions of messages the database will not have, and why."""
 
@@ -319,6 +321,8 @@ class Batch:
     def _add_readings(self, place: "_Place", device: Device, unknown: Unknown) -> None:
         results = list(decode(place.message, self.limits))
         replay_of = (place.message.extra or {}).get("dead_letter")
+        if replay_of is not None:
+            results = [self._not_beyond_retention(result) for result in results]
         if replay_of is not None and (refusals := [r for r in results if isinstance(r, Refusal)]):
             results = list(refusals[:1])  # a replay succeeds whole or changes nothing
         for result in results:
@@ -333,6 +337,13 @@ class Batch:
                 self._refuse(place, whole, device)
             else:
                 unknown.add_names(place.message.topic, names)
+
+    def _not_beyond_retention(self, result: Reading | Refusal) -> Reading | Refusal:
+        """A minute whose other rows are dropped by now must not be computed from a replay alone."""
+        if isinstance(result, Refusal) or result.ts_us >= self.oldest_us:
+            return result
+        detail = "its neighbours are beyond BRIGADE_RAW_RETENTION_DAYS by now: its minute cannot be computed any more"
+        return Refusal(reason=Reason.TOO_FAR_IN_PAST, detail=detail, element=result.element, raw=result.raw)
 
     def _keep(self, place: "_Place", layout: Layout, reading: Reading, replay_of: int | None) -> None:
         key = (layout.key, reading.ts_us, *reading.values.values())

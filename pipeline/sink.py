@@ -237,6 +237,7 @@ class Sink:
             site_time_zone=settings.site_time_zone,
         )
         self.recent = Recent()
+        self._raw_retention_us = (settings.raw_retention_days - 1) * 86_400 * US  # less a chunk
         self._late_after_us = round(settings.close_after_seconds * US)
         self._where = {"group": settings.consumer_group, "topic": topic}
         self._dead_topic = dead_topic
@@ -376,7 +377,8 @@ class Sink:
             self.directory.forget()
             self.recent.forget()
         self.recent.turn()
-        batch = Batch(self.directory, self.limits, self._late_after_us, self.recent, self._poisoned)
+        oldest_us = time.time_ns() // 1000 - self._raw_retention_us
+        batch = Batch(self.directory, self.limits, self._late_after_us, self.recent, oldest_us, self._poisoned)
         for index, pack in enumerate(packs):
             if index == self._most_packs or batch.points >= POINTS or batch.size >= BYTES:
                 return batch, packs[index:]

@@ -53,7 +53,7 @@ def batch_of(messages: list[Message], *, plainly: bool) -> Batch:
         site_time_zone="UTC",
     )
     poisoned: dict[tuple[int, int], dict[int, str]] = {(0, 0): {}} if plainly else {}
-    batch = Batch(directory, LIMITS, 5 * US, Recent(), poisoned)
+    batch = Batch(directory, LIMITS, 5 * US, Recent(), poisoned=poisoned)
     pack = Pack(0, 0, packs.encode(messages), NOW)
     while isinstance(unknown := batch.add(pack), Unknown):
         asyncio.run(directory.learn(database, unknown))  # type: ignore[arg-type]
