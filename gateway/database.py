@@ -29,6 +29,7 @@ OPTIONS: Final = {
     "default_transaction_isolation": r"repeatable\ read",  # one answer, one view of the data
     "timezone": "UTC",
     "jit": "off",  # hundreds of chunk scans compile slower than they run
+    "random_page_cost": "1.1",  # an index is worth it
     "cursor_tuple_fraction": "1",  # streams are read to their end
 }
 

@@ -27,8 +27,8 @@ SELECT l.id, l.created_at, l.received_at, l.reason, l.detail, l.mqtt_topic, d.na
        l.replay_requested_at, l.replay_published_at, l.replayed_at, l.outcome, l.resolved
 FROM dead_letters l LEFT JOIN devices d ON d.id = l.device_id
 WHERE (%(before)s::bigint IS NULL OR l.id < %(before)s)
-  AND (%(device)s::text IS NULL OR l.device_id = (SELECT id FROM devices WHERE name = %(device)s)
-       OR (l.device_id = 0 AND split_part(l.mqtt_topic, '/', 4) = %(device)s))
+  AND (%(device)s::text IS NULL OR l.device_id IN (0, (SELECT id FROM devices WHERE name = %(device)s)))
+  AND (%(device)s::text IS NULL OR l.device_id <> 0 OR split_part(l.mqtt_topic, '/', 4) = %(device)s)
   AND (%(site)s::text IS NULL OR split_part(l.mqtt_topic, '/', 3) = %(site)s)
   AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
   AND (%(resolved)s::bool IS NULL OR l.resolved = %(resolved)s)
@@ -60,8 +60,8 @@ WHERE id IN (
     SELECT l.id FROM dead_letters l
     WHERE NOT l.resolved AND l.payload_sha256 IS NULL AND l.mqtt_topic <> ''
       AND (l.replay_requested_at IS NULL OR l.replayed_at >= l.replay_requested_at)
-      AND (%(device)s::text IS NULL OR l.device_id = (SELECT id FROM devices WHERE name = %(device)s)
-           OR (l.device_id = 0 AND split_part(l.mqtt_topic, '/', 4) = %(device)s))
+      AND (%(device)s::text IS NULL OR l.device_id IN (0, (SELECT id FROM devices WHERE name = %(device)s)))
+      AND (%(device)s::text IS NULL OR l.device_id <> 0 OR split_part(l.mqtt_topic, '/', 4) = %(device)s)
       AND (%(site)s::text IS NULL OR split_part(l.mqtt_topic, '/', 3) = %(site)s)
       AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
       AND (%(start)s::timestamptz IS NULL OR l.received_at >= %(start)s)

@@ -67,25 +67,28 @@ SELECT d.id, d.name, s.name AS site, s.time_zone
 FROM devices d JOIN sites s ON s.id = d.site_id WHERE d.name = %(device)s
 """
 
-# One index probe for each metric of each device.
+# One index probe for each metric of each device on the page.
 LATEST: Final = """
-SELECT d.name AS device, m.name AS metric, m.unit, r.ts, r.value, r.received_at, r.seq,
-       coalesce(r.value < m.lower_bound, false) OR coalesce(r.value > m.upper_bound, false) AS out_of_bounds
+SELECT d.name AS device, v.*
 FROM (
     SELECT id, name FROM devices
     WHERE (%(device)s::int IS NULL OR id = %(device)s) AND (%(site)s::int IS NULL OR site_id = %(site)s)
       AND name > %(after)s
     ORDER BY name LIMIT %(limit)s
 ) d
-LEFT JOIN (
-    device_metrics dm
+LEFT JOIN LATERAL (
+    SELECT m.name AS metric, m.unit, r.ts, r.value, r.received_at, r.seq,
+           coalesce(r.value < m.lower_bound, false) OR coalesce(r.value > m.upper_bound, false) AS out_of_bounds
+    FROM device_metrics dm
     JOIN metrics m ON m.id = dm.metric_id
     CROSS JOIN LATERAL (
         SELECT q.ts, q.value, q.received_at, q.seq FROM readings q
         WHERE q.device_id = dm.device_id AND q.metric_id = dm.metric_id ORDER BY q.ts DESC LIMIT 1
     ) r
-) ON dm.device_id = d.id
-ORDER BY d.name, m.name
+    WHERE dm.device_id = d.id
+    OFFSET 0 -- keeps the probes to these devices
+) v ON true
+ORDER BY d.name, v.metric
 """
 
 _NAME: Final = re.compile(DEVICE_PATTERN, re.ASCII)
