@@ -340,8 +340,8 @@ class Sink:
         for partition, next_offset, closings, known_id in rows:
             if known_id != topic_id:
                 raise TopicRecreatedError(
-                    f"{self._where['topic']} was created again: the database stands at offset {next_offset} of partition"
-                    f" {partition} of the topic with id {known_id}, the topic's id now is {topic_id}."
+                    f"{self._where['topic']} was created again: the database stands at offset {next_offset} of"
+                    f" partition {partition} of the topic with id {known_id}, the topic's id now is {topic_id}."
                     " `brigade offsets show` tells more, `brigade offsets reset` goes on with the new topic."
                 )
             if partition in self.positions:
@@ -365,7 +365,8 @@ class Sink:
         first = await self._first_record(pack.partition, expected)
         if first != pack.offset:
             raise DeliveryHoleError(
-                f"partition {pack.partition}: offset {expected} comes next, {pack.offset} was delivered, Kafka has {first}"
+                f"partition {pack.partition}: offset {expected} comes next, {pack.offset} was delivered,"
+                f" Kafka has {first}"
             )
         SKIPPED.inc(pack.offset - expected)
         log.error("records_gone", partition=pack.partition, first=expected, count=pack.offset - expected,
