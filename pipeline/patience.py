@@ -95,7 +95,7 @@ async def _nothing(_: AsyncConnection) -> None:
 
 
 class Connection:
-    """One database connection of this worker's own; it dials when it is needed and dials again when lost.
+    """One database connection, for one task at a time; it dials when it is needed and dials again when lost.
 
     Without a pool: its back-off came back in 8 to 13 s after a restart of the server, ours in under 1 s.
     `part` names its owner in metrics and logs. `prepare` runs on each new connection; `retrying` is called
