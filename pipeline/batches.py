@@ -207,7 +207,7 @@ class Batch:
         objects = self._decoded(pack, messages)
         unknown: Unknown | None = None
         sources = self.directory.sources
-        future_us, past_us, late_after_us = self.limits.future_us, -self.limits.past_us, self.late_after_us
+        future_us, past_us, late_after_us = -self.limits.future_us, self.limits.past_us, self.late_after_us
         recent, older = self.recent.new, self.recent.old
         rows, kept, tally = self.rows.append, self.kept.append, self.tally.append
         marks: set[tuple[int, int]] = set()
@@ -225,7 +225,8 @@ class Batch:
                 raise _NotCleanError
             received_us = message.received_us
             ts_us = received_us if ts is None else _clean_ts(ts)
-            if not past_us <= ts_us - received_us <= future_us:
+            delay_us = received_us - ts_us
+            if not future_us <= delay_us <= past_us:
                 raise _NotCleanError
             values = fields.values()
             key = (layout.key, ts_us, *values)
@@ -242,7 +243,7 @@ class Batch:
             tally(counted)
             minute = ts_us // MINUTE_US
             marks.add((minute, layout.device_id))
-            if received_us - late_after_us >= (minute + 1) * MINUTE_US:
+            if delay_us > late_after_us and received_us - late_after_us >= (minute + 1) * MINUTE_US:
                 self.late.append(counted)
         self.points += points
         self.marks.setdefault(pack.partition, set()).update(marks)
@@ -422,18 +423,12 @@ def _clean_ts(ts: object) -> int:
 
 def _rows(layout: Layout, ts_us: int, received_us: int, seq: int | None, values: Iterable[float]) -> bytes:
     """All rows of one reading; `_NotCleanError` when a value is no number that fits a double, or seq no int64."""
-    parts = layout.template
     try:
         if seq is None:
-            moment = MOMENT(8, ts_us - EPOCH_US, 8, received_us - EPOCH_US, -1, 8)
-            parts[1::3] = [moment] * layout.points
-            parts[2::3] = values
-            return layout.pack(*parts)
+            return layout.rows(MOMENT(8, ts_us - EPOCH_US, 8, received_us - EPOCH_US, -1, 8), values)
         if type(seq) is not int:
             raise _NotCleanError
         moment = MOMENT_WITH_SEQ(8, ts_us - EPOCH_US, 8, received_us - EPOCH_US, 8, seq, 8)
-        parts[1::3] = [moment] * layout.points
-        parts[2::3] = values
-        return layout.pack_with_seq(*parts)
+        return layout.rows_with_seq(moment, values)
     except (struct.error, OverflowError, TypeError) as error:
         raise _NotCleanError from error

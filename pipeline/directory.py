@@ -4,7 +4,7 @@ What it remembers is thrown away after any error, like everything a worker remem
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Final
@@ -63,27 +63,62 @@ INSERT INTO device_metrics (device_id, metric_id)
 SELECT * FROM unnest(%s::int[], %s::smallint[]) ON CONFLICT DO NOTHING"""
 
 
+Rows = Callable[[bytes, Iterable[Any]], bytes]
+
+
 class Layout:
     """The metrics of one device in the order it sends them, ready to be packed as rows of a binary COPY.
 
-    `prefixes` are the constant first two columns of each row; `pack` makes all rows of a reading without `seq`,
-    `pack_with_seq` those of one with it (`batches.MOMENT`).
+    `rows(moment, values)` are all rows of a reading without `seq`, `rows_with_seq` those of one with it; the moment is
+    what `batches.MOMENT` or `MOMENT_WITH_SEQ` packed. `struct.error` or `OverflowError` if a value is not a double.
     """
 
-    __slots__ = ("device_id", "key", "metric_ids", "pack", "pack_with_seq", "points", "prefixes", "template")
+    __slots__ = ("device_id", "key", "metric_ids", "points", "rows", "rows_with_seq")
 
     def __init__(self, key: int, device_id: int, metric_ids: Sequence[int]) -> None:
         self.key = key
         self.device_id = device_id
         self.metric_ids = tuple(metric_ids)
         self.points = len(self.metric_ids)
-        self.prefixes = [_PREFIX(6, 4, device_id, 2, metric_id) for metric_id in metric_ids]
-        self.template: list[Any] = [part for prefix in self.prefixes for part in (prefix, b"", 0.0)]
-        self.pack = Struct(">" + "16s32sd" * self.points).pack
-        self.pack_with_seq = Struct(">" + "16s40sd" * self.points).pack
+        prefixes = [_PREFIX(6, 4, device_id, 2, metric_id) for metric_id in metric_ids]
+        self.rows = _packer(prefixes, Struct(">" + "16s32sd" * self.points).pack)
+        self.rows_with_seq = _packer(prefixes, Struct(">" + "16s40sd" * self.points).pack)
 
 
 _PREFIX = Struct(">hiiih").pack
+
+
+def _packer(prefixes: Sequence[bytes], pack: Callable[..., bytes]) -> Rows:
+    """Prefix, moment and value of each row in one call; written out up to four, which saves 0.5 µs a reading."""
+    match prefixes:
+        case [a]:
+            return lambda moment, values: pack(a, moment, *values)
+        case [a, b]:
+
+            def two(moment: bytes, values: Iterable[Any]) -> bytes:
+                v, w = values
+                return pack(a, moment, v, b, moment, w)
+
+            return two
+        case [a, b, c]:
+
+            def three(moment: bytes, values: Iterable[Any]) -> bytes:
+                v, w, x = values
+                return pack(a, moment, v, b, moment, w, c, moment, x)
+
+            return three
+        case [a, b, c, d]:
+
+            def four(moment: bytes, values: Iterable[Any]) -> bytes:
+                v, w, x, y = values
+                return pack(a, moment, v, b, moment, w, c, moment, x, d, moment, y)
+
+            return four
+
+    def many(moment: bytes, values: Iterable[Any]) -> bytes:
+        return pack(*(part for prefix, value in zip(prefixes, values, strict=True) for part in (prefix, moment, value)))
+
+    return many
 
 
 @dataclass(slots=True)
