@@ -6,7 +6,8 @@ import resource
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -89,17 +90,30 @@ def simulate(
     _raise_file_limit(devices + FILES_BESIDE)
     if ledger and not ledger.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {ledger.parent}", param_hint="--ledger")
-    ended = uvloop.run(run(plan, _broker(host, port, user, password), ledger=ledger, progress=sys.stderr.isatty()))
+    ended = uvloop.run(_run(plan, _broker(host, port, user, password), ledger))
     sys.stderr.write(f"{_summary(ended)}\n")
     if not ended.was_online:
         sys.stderr.write(f"No device ever reached the broker at {ended.broker}: {ended.trouble or 'no answer'}\n")
         raise typer.Exit(1)
 
 
-async def run(plan: Plan, broker: Broker, *, ledger: Path | None = None, progress: bool = False) -> Restaurant:
-    """Live until the plan or a signal ends it; return the counts."""
-    async with AsyncExitStack() as stack:
-        settled = (await stack.enter_async_context(LedgerFile(ledger))).write if ledger else _forget
+async def _run(plan: Plan, broker: Broker, ledger: Path | None) -> Restaurant:
+    progress = sys.stderr.isatty()
+    if ledger is None:
+        return await run(plan, broker, progress=progress)
+    async with LedgerFile(ledger) as file:
+        return await run(plan, broker, file.write, progress=progress)
+
+
+def _forget(_publish: Publish) -> None:
+    """Without a ledger file the counts are enough."""
+
+
+async def run(
+    plan: Plan, broker: Broker, settled: Callable[[Publish], None] = _forget, *, progress: bool = False
+) -> Restaurant:
+    """Live until the plan or a signal ends it; return the counts. Each publish is given to `settled` at its end."""
+    with ExitStack() as stack:
         restaurant = Restaurant(broker, settled, messages=plan.messages)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -200,7 +214,3 @@ def _raise_file_limit(needed: int) -> None:
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _forget(_publish: Publish) -> None:
-    """Without a ledger file the counts are enough."""

@@ -1,7 +1,7 @@
 """One device's MQTT 5 connection: QoS 1 publishes, and what the broker said to each.
 
-Not aiomqtt, which elsewhere is our client: it takes a publish that the broker refused for acknowledged, learns of a
-lost connection only when a publish times out, and costs 237 µs a message where this costs about 40.
+Not aiomqtt, elsewhere our client: it takes a publish that the broker refused for acknowledged, and a publish learns
+of a lost connection only by its time-out. A ledger of outcomes needs both.
 """
 
 import asyncio
@@ -77,8 +77,12 @@ class Connection(asyncio.Protocol):
         return self
 
     @property
+    def is_open(self) -> bool:
+        return not self._transport.is_closing()
+
+    @property
     def has_room(self) -> bool:
-        return len(self._waiting) < self._window and not self.closed.done()
+        return len(self._waiting) < self._window and self.is_open
 
     async def lost_within(self, seconds: float | None) -> bool:
         """Whether the connection was lost before so many seconds had passed; None: wait until it is."""
@@ -97,7 +101,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Say goodbye; the last will is not published."""
-        if not self.closed.done():
+        if self.is_open:
             self._transport.write(mqtt5.DisconnectPacket().write())
             self._transport.close()
 

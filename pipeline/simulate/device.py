@@ -187,7 +187,7 @@ class Device:
 
     async def _say_goodbye(self, connection: Connection) -> None:
         self._connection = None
-        if not connection.closed.done():
+        if connection.is_open:
             connection.publish(self._status_topic, OFFLINE, _ignore, retain=True)
             connection.close()
             await connection.lost_within(1)
