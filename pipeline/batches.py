@@ -273,7 +273,7 @@ class Batch:
             raise _NotCleanError
         unknown = unknown or Unknown()
         if device is None:
-            unknown.topics.add(topic)
+            unknown.add_topic(topic)
         elif not names or len(names) > self.limits.metrics or not all(map(is_metric_name, names)):
             raise _NotCleanError
         else:
@@ -301,7 +301,7 @@ class Batch:
             if refusal := self.directory.refused.get(topic):
                 self._refuse(place, refusal, None)
             else:
-                unknown.topics.add(topic)
+                unknown.add_topic(topic)
         elif device.partition != place.pack.partition:
             detail = f"{device.name} belongs to partition {device.partition}, this came through {place.pack.partition}"
             self._refuse(place, Refusal(reason=Reason.WRONG_PARTITION, detail=detail), device)

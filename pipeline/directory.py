@@ -14,7 +14,6 @@ from psycopg import AsyncConnection
 from pipeline import packs
 from pipeline.readings import InvalidReadingError, Kind, Reason, Refusal, Topic, parse_topic, unit_of
 
-LAYOUTS_OF_A_DEVICE: Final = 200
 REFUSALS_KEPT_SECONDS: Final = 30
 """So long a refusal is remembered: an operator who raises a limit or moves a device sees it work soon after."""
 
@@ -22,8 +21,9 @@ Names = tuple[str, ...]
 
 ADD_SITES = """
 INSERT INTO sites (name, time_zone)
-SELECT name, %(zone)s FROM unnest(%(names)s::text[]) AS new (name)
-WHERE NOT EXISTS (SELECT FROM sites s WHERE s.name = new.name)
+SELECT DISTINCT w.site, %(zone)s FROM unnest(%(names)s::text[], %(sites)s::text[]) AS w (name, site)
+WHERE NOT EXISTS (SELECT FROM devices d WHERE d.name = w.name)
+  AND NOT EXISTS (SELECT FROM sites s WHERE s.name = w.site)
 ON CONFLICT DO NOTHING"""
 
 ADD_DEVICES = """
@@ -133,16 +133,19 @@ class Device:
 
 @dataclass(slots=True)
 class Unknown:
-    """Names that must be looked up before a pack can be turned into rows."""
+    """Names that must be looked up before a pack can be turned into rows; in the order they were seen."""
 
-    topics: set[str] = field(default_factory=set)
-    names: dict[str, set[Names]] = field(default_factory=dict)
+    topics: dict[str, None] = field(default_factory=dict)
+    names: dict[str, dict[Names, None]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.topics or self.names)
 
+    def add_topic(self, topic: str) -> None:
+        self.topics[topic] = None
+
     def add_names(self, topic: str, names: Names) -> None:
-        self.names.setdefault(topic, set()).add(names)
+        self.names.setdefault(topic, {})[names] = None
 
 
 class Directory:
@@ -181,9 +184,17 @@ class Directory:
         self._devices.clear()
         self._metrics.clear()
 
+    def reconsider(self) -> None:
+        """Forget refusals every now and then; called before a batch."""
+        if time.monotonic() - self._refusals_since < REFUSALS_KEPT_SECONDS:
+            return
+        self._refusals_since = time.monotonic()
+        self.refused.clear()
+        for device in self._devices.values():
+            device.refused.clear()
+
     async def learn(self, connection: AsyncConnection, unknown: Unknown) -> None:
         """Return when every name in `unknown` is either known or refused."""
-        self._forget_old_refusals()
         await self._learn_topics(connection, unknown.topics)
         wanted = [
             (self.sources[topic], names)
@@ -193,14 +204,6 @@ class Directory:
         ]
         if wanted:
             await self._learn_layouts(connection, wanted)
-
-    def _forget_old_refusals(self) -> None:
-        if time.monotonic() - self._refusals_since < REFUSALS_KEPT_SECONDS:
-            return
-        self._refusals_since = time.monotonic()
-        self.refused.clear()
-        for device in self._devices.values():
-            device.refused.clear()
 
     async def _learn_topics(self, connection: AsyncConnection, topics: Iterable[str]) -> None:
         parsed: dict[str, Topic] = {}
@@ -217,12 +220,10 @@ class Directory:
     async def _places(self, connection: AsyncConnection, wanted: Sequence[Topic]) -> dict[str, tuple[Any, ...]]:
         """(id, site, previous site) of each device that is there or could be added."""
         site_of = {place.device: place.site for place in reversed(wanted)}  # the first topic seen names the site
-        names = list(site_of)
-        await connection.execute(ADD_SITES, {"names": list(set(site_of.values())), "zone": self._zone})
-        await connection.execute(
-            ADD_DEVICES, {"names": names, "sites": list(site_of.values()), "limit": self._devices_per_site}
-        )
-        cursor = await connection.execute(DEVICES, {"names": names, "past": self._past_limit})
+        devices = {"names": list(site_of), "sites": list(site_of.values())}
+        await connection.execute(ADD_SITES, {**devices, "zone": self._zone})
+        await connection.execute(ADD_DEVICES, {**devices, "limit": self._devices_per_site})
+        cursor = await connection.execute(DEVICES, {**devices, "past": self._past_limit})
         return {name: place async for name, *place in cursor}  # type: ignore[misc]
 
     def _admit(self, topic: str, place: Topic, found: Sequence[Any] | None) -> None:
@@ -244,24 +245,41 @@ class Directory:
         (self.sources if place.kind is Kind.READINGS else self.announcers)[topic] = device
 
     async def _learn_layouts(self, connection: AsyncConnection, wanted: Sequence[tuple[Device, Names]]) -> None:
-        await self._learn_metrics(connection, {name for _, names in wanted for name in names})
         devices = {device.id: device for device, _ in wanted}
         async for device_id, metric_id in await connection.execute(DEVICE_METRICS, (list(devices),)):
             devices[device_id].metric_ids.add(metric_id)
-        new: list[tuple[int, int]] = []
-        for device, names in wanted:
-            new += self._add_layout(device, names)
+        await self._find_metrics(connection, _names(wanted))
+        wanted = self._within_the_limit(wanted)
+        await self._add_metrics(connection, _names(wanted))
+        new = [pair for device, names in wanted for pair in self._add_layout(device, names)]
         if new:
             await connection.execute(ADD_DEVICE_METRICS, tuple(map(list, zip(*new, strict=True))))
 
-    async def _learn_metrics(self, connection: AsyncConnection, names: Iterable[str]) -> None:
-        missing = [name for name in names if name not in self._metrics]
-        if not missing:
-            return
-        units = [unit_of(name) for name in missing]
-        await connection.execute(ADD_METRICS, {"names": missing, "units": units, "limit": self._metric_names})
-        async for name, metric_id in await connection.execute(METRICS, (missing,)):
-            self._metrics[name] = metric_id
+    async def _find_metrics(self, connection: AsyncConnection, names: Iterable[str]) -> None:
+        if missing := [name for name in names if name not in self._metrics]:
+            async for name, metric_id in await connection.execute(METRICS, (missing,)):
+                self._metrics[name] = metric_id
+
+    async def _add_metrics(self, connection: AsyncConnection, names: Iterable[str]) -> None:
+        if missing := [name for name in names if name not in self._metrics]:
+            units = [unit_of(name) for name in missing]
+            await connection.execute(ADD_METRICS, {"names": missing, "units": units, "limit": self._metric_names})
+            await self._find_metrics(connection, missing)
+
+    def _within_the_limit(self, wanted: Sequence[tuple[Device, Names]]) -> list[tuple[Device, Names]]:
+        """Asked before names are added: a device that invents names must not use up the installation's."""
+        fitting = []
+        planned: dict[int, set[str]] = {}
+        for device, names in wanted:
+            new = {name for name in names if self._metrics.get(name) not in device.metric_ids}
+            new |= planned.get(device.id, set())
+            if len(device.metric_ids) + len(new) > self._metrics_per_device:
+                detail = f"the device has {len(device.metric_ids)} metrics; BRIGADE_METRICS_PER_DEVICE sets the limit"
+                device.refused[names] = Refusal(reason=Reason.TOO_MANY_METRICS, detail=detail)
+            else:
+                planned[device.id] = new
+                fitting.append((device, names))
+        return fitting
 
     def _add_layout(self, device: Device, names: Names) -> list[tuple[int, int]]:
         """Give the device a layout, or the reason why not; return its (device, metric) pairs that are new."""
@@ -271,14 +289,12 @@ class Directory:
             return []
         metric_ids = [self._metrics[name] for name in names]
         new = set(metric_ids) - device.metric_ids
-        if len(device.metric_ids) + len(new) > self._metrics_per_device:
-            detail = f"the device has {len(device.metric_ids)} metrics; BRIGADE_METRICS_PER_DEVICE sets the limit"
-            device.refused[names] = Refusal(reason=Reason.TOO_MANY_METRICS, detail=detail)
-            return []
         device.metric_ids |= new
-        if len(device.layouts) >= LAYOUTS_OF_A_DEVICE:
-            device.layouts.clear()
         self._next_layout += 1
         layout = Layout(self._next_layout, device.id, metric_ids)
         self.layouts[layout.key] = device.layouts[names] = layout
         return [(device.id, metric_id) for metric_id in new]
+
+
+def _names(wanted: Iterable[tuple[Device, Names]]) -> set[str]:
+    return {name for _, names in wanted for name in names}

@@ -378,6 +378,7 @@ class Sink:
             self.directory.forget()
             self.recent.forget()
         self.recent.turn()
+        self.directory.reconsider()
         oldest_us = time.time_ns() // 1000 - self._raw_retention_us
         batch = Batch(self.directory, self.limits, self._late_after_us, self.recent, oldest_us, self._poisoned)
         for index, pack in enumerate(packs):
