@@ -19,6 +19,9 @@ from pipeline.verify.checks import OF_A_FILE, OF_THE_TABLES, Check
 
 POLL_SECONDS: Final = 0.5
 HOURS: Final = 24
+SESSION: Final = """
+SET statement_timeout = 0; SET default_transaction_read_only = off; SET jit = off; SET work_mem = '128MB'
+"""
 
 app = typer.Typer()
 
@@ -77,7 +80,7 @@ def examine(
 ) -> Report:
     """Ask everything at one moment of the database; before, wait until what was acknowledged has arrived."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("SET statement_timeout = 0; SET default_transaction_read_only = off; SET jit = off")
+        connection.execute(SESSION)
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         loaded = sent.load(connection, file) if file else None
         deadline = time.monotonic() + wait
@@ -86,6 +89,7 @@ def examine(
         with connection.transaction():
             facts = _facts(connection, loaded, hours)
             connection.execute(checks.RECOUNT, facts)
+            connection.execute("ANALYZE recount")
             asked = (*OF_A_FILE, *OF_THE_TABLES) if loaded else OF_THE_TABLES
             due, marks_open = _marks(connection)
             return Report(
@@ -104,6 +108,7 @@ def _facts(connection: psycopg.Connection[Any], loaded: sent.Sent | None, hours:
     if loaded:
         connection.execute(checks.KNOW_DEVICES)
         connection.execute(checks.KNOW_METRICS)
+        connection.execute("ANALYZE sent_device, sent_metric")
         ((facts["devices"],),) = connection.execute(checks.DEVICES).fetchall()
         ((first, last),) = connection.execute(checks.TIMES).fetchall()
         facts["first"], facts["last"] = first or now, last or now
