@@ -21,7 +21,9 @@ def create(instance: Instance) -> None:
         for role, more in ROLES.items():
             if not _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", role):
                 create_role = sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}")
-                connection.execute(create_role.format(sql.Identifier(role), sql.SQL(more), sql.Literal(getattr(passwords, role))))
+                connection.execute(
+                    create_role.format(sql.Identifier(role), sql.SQL(more), sql.Literal(getattr(passwords, role)))
+                )
         if not _exists(connection, "SELECT FROM pg_database WHERE datname = %s", "brigade"):
             connection.execute("CREATE DATABASE brigade OWNER brigade")
     with psycopg.connect(database_url(instance, "postgres"), autocommit=True) as connection:

@@ -20,7 +20,7 @@ def shut_down(instance: Instance) -> None:
     end = time.monotonic() + SECONDS
     while (lock := hold(instance.state / "lock")) is None:
         if time.monotonic() > end:
-            stop(f"instance {instance.name} does not end; its supervisord is described in {instance.state}/supervisord.pid")
+            stop(f"instance {instance.name} does not end; {instance.state}/supervisord.pid has its supervisord")
         time.sleep(0.1)
     os.close(lock)
 
@@ -28,7 +28,9 @@ def shut_down(instance: Instance) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/down", description="End what scripts/up started.")
     parser.add_argument("--instance", default=os.environ.get("BRIGADE_INSTANCE", "local"))
-    parser.add_argument("--delete", action="store_true", help="also delete the data, and the cache when no instance is left")
+    parser.add_argument(
+        "--delete", action="store_true", help="also delete the data, and the cache when no instance is left"
+    )
     asked = parser.parse_args()
     try:
         shut_down(Instance.load(asked.instance))
@@ -46,8 +48,8 @@ def delete(name: str) -> None:
     if others:
         say(f"{cache_folder()} stays for: {', '.join(others)}")
         return
+    say(f"deleting {cache_folder()}")
     roots.remove(cache_folder())  # holds the Python that runs this: nothing may be imported from here on
-    say(f"deleted {cache_folder()}")
 
 
 if __name__ == "__main__":

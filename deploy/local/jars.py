@@ -44,11 +44,16 @@ def _maven_inside(root: Path, output: Path) -> list[str]:
     """The Debian root's Maven, with this machine's network and the person's own settings and repository."""
     own = Path.home() / ".m2"
     own.mkdir(parents=True, exist_ok=True)
-    names = [file for file in ("/etc/resolv.conf", "/etc/hosts") if Path(file).exists() and Path(str(root) + file).exists()]
+    names = [
+        file for file in ("/etc/resolv.conf", "/etc/hosts") if Path(file).exists() and Path(str(root) + file).exists()
+    ]
     return [
-        "bwrap", "--die-with-parent", "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+        "bwrap", "--die-with-parent", "--ro-bind", str(root), "/",
+        "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/run",
+        "--tmpfs", "/tmp",  # noqa: S108  its own
         *(word for file in names for word in ("--ro-bind", str(Path(file).resolve()), file)),
-        "--tmpfs", "/mnt", "--bind", str(own), "/mnt/.m2", "--bind", str(output), "/mnt/jars", "--ro-bind", str(POM), "/mnt/pom.xml",
+        "--tmpfs", "/mnt", "--bind", str(own), "/mnt/.m2", "--bind", str(output), "/mnt/jars",
+        "--ro-bind", str(POM), "/mnt/pom.xml",
         "--setenv", "HOME", "/mnt", "--unsetenv", "JAVA_HOME", "--setenv", "PATH", "/usr/bin:/bin", "--chdir", "/mnt",
         "mvn", "-Duser.home=/mnt", "-f", "/mnt/pom.xml", "-DoutputDirectory=/mnt/jars",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Is a port free, and if not, whose is it?"""
+"""Whether a port is free, and if not, whose it is."""
 
 import socket
 from collections.abc import Mapping
@@ -23,7 +23,12 @@ def free(port: int) -> bool:
 
 def owner(port: int) -> str:
     for connection in psutil.net_connections("inet"):
-        if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+        if (
+            connection.laddr
+            and connection.laddr.port == port
+            and connection.status == psutil.CONN_LISTEN
+            and connection.pid
+        ):
             command = " ".join(psutil.Process(connection.pid).cmdline())
             return f"process {connection.pid}: {command[:120]}"
     return "another user's process (root could tell which)"

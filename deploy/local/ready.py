@@ -19,7 +19,7 @@ MQTT_CONNACK = b"\x20\x02\x00\x00"
 MQTT_DISCONNECT = b"\xe0\x00"
 
 
-def ready(name: str, instance: Instance) -> bool:
+def ready(name: str, instance: Instance) -> bool:  # noqa: PLR0911  one answer a protocol
     """True when the part does its work now; a part without a way to ask is ready when it runs."""
     port = instance.ports
     match name:

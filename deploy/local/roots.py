@@ -1,5 +1,6 @@
 """Debian root file systems that hold the servers, made once by mmdebstrap into the cache."""
 
+import getpass
 import hashlib
 import os
 import shutil
@@ -80,6 +81,8 @@ def remove(folder: Path) -> None:
 
 
 def _bootstrap(root: Root, folder: Path, log: Path) -> None:
+    if os.geteuid() != 0 and not _has_subordinate_ids():
+        raise RootError(_NO_SUBORDINATE_IDS.format(user=getpass.getuser()))
     # Through a tar, so that it is the same for root and for a person whose user namespace only mmdebstrap enters.
     bootstrap = [
         "mmdebstrap",
@@ -94,13 +97,25 @@ def _bootstrap(root: Root, folder: Path, log: Path) -> None:
         *_sources(root.suite),
     ]
     unpack = ["tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-C", str(folder)]
-    environment = os.environ | {"TMPDIR": os.environ.get("TMPDIR", "/var/tmp")}  # /tmp may be memory
+    environment = os.environ | {"TMPDIR": os.environ.get("TMPDIR", "/var/tmp")}  # noqa: S108  /tmp may be memory
     with log.open("wb") as output:
         making = subprocess.Popen(bootstrap, stdout=subprocess.PIPE, stderr=output, env=environment)
         unpacked = subprocess.run(unpack, stdin=making.stdout, stderr=output, check=False)
     if making.wait() or unpacked.returncode:
         last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise RootError(f"mmdebstrap could not make {root.suite} ({log}):\n{last_lines}")
+
+
+_NO_SUBORDINATE_IDS = """{user} has no subordinate user ids, which mmdebstrap needs. Please run, then try again:
+    sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"""
+
+
+def _has_subordinate_ids() -> bool:
+    owners = {getpass.getuser(), str(os.getuid())}
+    return all(
+        Path(file).exists() and any(line.split(":")[0] in owners for line in Path(file).read_text().splitlines())
+        for file in ("/etc/subuid", "/etc/subgid")
+    )
 
 
 def _sources(suite: str) -> Iterator[str]:

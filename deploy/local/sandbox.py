@@ -31,13 +31,20 @@ class Sandbox:
         """
         if as_root is None:
             as_root = os.geteuid() == 0
-        switch = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+        switch = [
+            "setpriv",
+            f"--reuid={self.uid}",
+            f"--regid={self.gid}",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+        ]
         return [
             "env", *(f"--ignore-signal={name}" for name in STOP_SIGNALS),
             "bwrap", "--die-with-parent", "--unshare-pid",
             *(_CAPABILITIES if as_root else ("--unshare-user", "--uid", str(self.uid), "--gid", str(self.gid))),
             "--ro-bind", str(self.root), "/", "--proc", "/proc", "--dev", "/dev",
-            *(word for folder in ("/dev/shm", "/run", "/tmp") for word in ("--perms", "1777", "--tmpfs", folder)),
+            *(word for folder in _EMPTY for word in ("--perms", "1777", "--tmpfs", folder)),
             "--bind", str(self.data), "/data", "--ro-bind", str(self.config), "/config",
             *(word for inside, outside in self.mounts.items() for word in ("--ro-bind", str(outside), inside)),
             "--chdir", "/data", "--clearenv",
@@ -60,6 +67,7 @@ class Sandbox:
             subprocess.run(["chown", "-R", f"{self.uid}:{self.gid}", self.data], check=True)
 
 
+_EMPTY = ("/dev/shm", "/run", "/tmp")  # noqa: S108  the sandbox has its own
 _CAPABILITIES = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
 
 
@@ -74,10 +82,14 @@ def missing() -> str | None:
     done = subprocess.run(trial, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
-    return "\n".join((f"bubblewrap cannot make a sandbox on this machine: {done.stderr.strip()}", *_reasons(), _WAY_OUT))
+    return "\n".join(
+        (f"bubblewrap cannot make a sandbox on this machine: {done.stderr.strip()}", *_reasons(), _WAY_OUT)
+    )
 
 
-_WAY_OUT = "The servers need root, or a user who may make user namespaces. Run scripts/up as root, or allow the namespaces."
+_WAY_OUT = (
+    "The servers need root, or a user who may make user namespaces. Run scripts/up as root, or allow the namespaces."
+)
 
 
 def _reasons() -> list[str]:

@@ -13,7 +13,13 @@ from deploy.local.sandbox import Sandbox
 
 TEMPLATES = Path(__file__).parent / "templates"
 POSTGRES = "/usr/lib/postgresql/17/bin"
-JAVA = ("java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true", "-cp", "/kafka/*")
+JAVA = (
+    "java",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-cp",
+    "/kafka/*",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,11 @@ SERVERS = (
         user="kafka",
         command=(
             *("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"),
-            *("-XX:+AutoCreateSharedArchive", "-XX:SharedArchiveFile=/data/classes.jsa", "-Xlog:cds=off"),  # halves the time of later starts
+            *(
+                "-XX:+AutoCreateSharedArchive",
+                "-XX:SharedArchiveFile=/data/classes.jsa",
+                "-Xlog:cds=off",
+            ),  # halves the time of later starts
             *(*JAVA[1:], "kafka.Kafka", "/config/server.properties"),
         ),
         template="server.properties",

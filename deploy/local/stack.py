@@ -19,8 +19,11 @@ READY_SECONDS = 60
 
 
 class Stack:
-    """One instance by name. Its parts: mosquitto, kafka, postgres, redis, prometheus, alertmanager, bridge-0,
-    worker-1, worker-2, lag, maintain, gateway, simulator."""  # fmt: skip
+    """One instance by name.
+
+    Its parts: mosquitto, kafka, postgres, redis, prometheus, alertmanager, bridge-0, worker-1, worker-2, lag,
+    maintain, gateway, simulator.
+    """
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
@@ -80,7 +83,9 @@ class Stack:
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal; STOP and CONT reach the children too, so that nothing of the part goes on."""
         process = psutil.Process(self.pid(name))
-        family = [process, *process.children(recursive=True)] if number in {signal.SIGSTOP, signal.SIGCONT} else [process]
+        family = (
+            [process, *process.children(recursive=True)] if number in {signal.SIGSTOP, signal.SIGCONT} else [process]
+        )
         for member in family:
             os.kill(member.pid, number)
 

@@ -1,4 +1,4 @@
-"""supervisord keeps the processes running; here are its configuration, a way to talk to it, and its log made readable."""
+"""What keeps the processes running: supervisord, its configuration, how to ask it, and its log made readable."""
 
 import re
 import shlex
@@ -17,7 +17,9 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.local.layout import REPOSITORY, Instance
 
 GROUPS = {"servers": 100, "parts": 200, "devices": 300}  # stopped from the highest down, started by hand
-FOREVER = 1_000_000_000  # restarts; supervisord waits one second longer before each as long as they fail within a second
+FOREVER = (
+    1_000_000_000  # restarts; supervisord waits one second longer before each as long as they fail within a second
+)
 SOCKET_PATH_LIMIT = 100  # the kernel's is 107
 
 
@@ -51,7 +53,9 @@ def configuration(instance: Instance, programs: Iterable[Program]) -> str:
             "umask": "022",
             "identifier": f"brigade-{instance.name}",
         },
-        "rpcinterface:supervisor": {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+        },
     }
     for group, priority in GROUPS.items():
         if names := [program.name for program in programs if program.group == group]:
@@ -142,7 +146,9 @@ class Supervisor:
         return int(self._call("getPID"))
 
     def _call(self, method: str, *arguments: object) -> Any:
-        with ServerProxy("http://localhost", transport=SupervisorTransport(None, None, f"unix://{self.instance.socket}")) as proxy:
+        with ServerProxy(
+            "http://localhost", transport=SupervisorTransport(None, None, f"unix://{self.instance.socket}")
+        ) as proxy:
             try:
                 return getattr(proxy.supervisor, method)(*arguments)
             except Fault as fault:
@@ -159,7 +165,7 @@ EVENTS = (
 
 
 def event(line: str) -> str | None:
-    """supervisord's log line as a person would say it; None when it is not worth a line."""
+    """Say a line of supervisord's log as a person would; None when it is not worth a line."""
     for pattern, words in EVENTS:
         if found := pattern.search(line):
             name, *how = found.groups()
@@ -168,7 +174,7 @@ def event(line: str) -> str | None:
 
 
 def _signal(code: str) -> str:
-    """bubblewrap ends with 128 + the signal that ended the server."""
+    """A sandbox ends with 128 + the signal that ended the server."""
     try:
         return signal.Signals(int(code) - 128).name
     except ValueError:

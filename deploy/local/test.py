@@ -23,7 +23,9 @@ def main() -> None:
     state.mkdir(parents=True, exist_ok=True)
     with in_use(state) as alone, servers(state, alone) as stack:
         environment = os.environ | stack.test_env | {"BRIGADE_TEST_ALL": "1"}
-        pytest = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=REPOSITORY, env=environment, check=False)
+        pytest = subprocess.run(
+            [sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=REPOSITORY, env=environment, check=False
+        )
     raise SystemExit(pytest.returncode)
 
 
@@ -56,7 +58,18 @@ def servers(state: Path, alone: Alone) -> Iterator[Stack]:
         stack = Stack.attach(INSTANCE)
     except (LayoutError, SupervisionError):
         ours.touch()
-        up = [sys.executable, "-m", "deploy.local.up", "--detach", "--only", "servers", "--instance", INSTANCE, "--offset", OFFSET]
+        up = [
+            sys.executable,
+            "-m",
+            "deploy.local.up",
+            "--detach",
+            "--only",
+            "servers",
+            "--instance",
+            INSTANCE,
+            "--offset",
+            OFFSET,
+        ]
         if subprocess.run(up, cwd=REPOSITORY, check=False).returncode:
             ours.unlink()
             raise SystemExit(1) from None

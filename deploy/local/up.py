@@ -32,7 +32,13 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--only", choices=["servers"], help="the servers without our parts")
     add("--instance", default=environment.get("BRIGADE_INSTANCE", "local"), help="name: several can run side by side")
     add("--offset", type=int, default=int(environment.get("BRIGADE_PORT_OFFSET") or 0), help="added to every port")
-    add("--port", action="append", default=[], metavar="NAME=NUMBER", help=f"one port's number; names: {', '.join(ports())}")
+    add(
+        "--port",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help=f"one port's number; names: {', '.join(ports())}",
+    )
     add("--workers", type=int, default=1, choices=[1, 2], help="how many share the partitions")
     add("--devices", type=int, default=20, help="how many the simulator plays")
     add("--no-simulator", action="store_true", help="no simulated restaurant")
@@ -76,17 +82,20 @@ def run(here: Instance, asked: argparse.Namespace) -> None:
     here.logs.mkdir(parents=True, exist_ok=True)
     lock = hold(here.state / "lock")
     if lock is None:
-        say(f"instance {here.name} is already running; its logs are in {here.logs}; scripts/down --instance {here.name} ends it")
+        say(
+            f"instance {here.name} is already running, its logs are in {here.logs};"
+            f" scripts/down --instance {here.name} ends it"
+        )
         return
     began = time.monotonic()
     if why := sandbox.missing():
         stop(why)
     install(here.cache)
-    ours = [] if asked.only else [part for part in parts(here, asked.workers, asked.devices) if not (asked.no_simulator and part.name == "simulator")]
+    ours = chosen(here, asked)
     check_ports(here, ours)
     describe(here, asked.devices)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # INT too: a shell's background job has it ignored
+        signal.signal(end, _interrupt)
     supervisor = Supervisor(here)
     process = supervisor.launch(detached=asked.detach, lock=lock)
     os.close(lock)
@@ -99,15 +108,22 @@ def run(here: Instance, asked: argparse.Namespace) -> None:
         print(advice.of(here, [part.name for part in ours]), flush=True)
         if not asked.detach:
             watch(here, process)
-        elif late:
-            raise SystemExit(1)
-    except SystemExit:
-        raise
     except BaseException as error:
         say("ending everything" if isinstance(error, KeyboardInterrupt) else "this failed, ending everything")
         shut_down(here)
         if not isinstance(error, KeyboardInterrupt):
             raise
+        say(f"instance {here.name} is down; scripts/up brings it back with its data")
+        return
+    if late and asked.detach:
+        raise SystemExit(1)
+
+
+def chosen(here: Instance, asked: argparse.Namespace) -> list[Part]:
+    if asked.only:
+        return []
+    all_parts = parts(here, asked.workers, asked.devices)
+    return [part for part in all_parts if not (asked.no_simulator and part.name == "simulator")]
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -155,7 +171,7 @@ def describe(here: Instance, devices: int) -> None:
             name=part.name,
             group="devices" if part.name == "simulator" else "parts",
             command=["setpriv", "--pdeathsig", "KILL", *part.command],
-            env=settings(here) | part.env,
+            env={**settings(here), **part.env},
         )
         for part in parts(here, LEAST_WORKERS, devices)
     ]
@@ -191,7 +207,9 @@ def start(here: Instance, supervisor: Supervisor, ours: list[Part]) -> list[str]
         afterwards={"postgres": database_ready, "kafka": kafka_ready},
     )
     if servers_late:
-        raise SupervisionError("\n".join(f"{name} did not become ready: {_last_words(here, name)}" for name in servers_late))
+        raise SupervisionError(
+            "\n".join(f"{name} did not become ready: {_last_words(here, name)}" for name in servers_late)
+        )
     return bring_up(here, supervisor, [part.name for part in ours])
 
 
