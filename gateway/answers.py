@@ -1,6 +1,7 @@
 """How answers are written: JSON whole, JSON and CSV streamed."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from enum import StrEnum
 from typing import Any, Final
@@ -10,7 +11,6 @@ import orjson
 import psycopg
 import structlog
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.problems import NotAcceptableError
@@ -39,34 +39,52 @@ class Json(Response):
         return to_json(content)
 
 
-class Streamed(StreamingResponse):
+class Streamed(Response):
     """A body written while it is read from the database.
 
     `parts` are more headers, then the body. The headers and the first part of the body are made before the status
     is sent: what goes wrong until then is a proper refusal. Later an outage can only end the connection in the
-    middle, which every HTTP client tells from a whole answer.
+    middle, which every HTTP client tells from a whole answer. A client that went away, or takes nothing for
+    `stalled_seconds`, ends the reading too.
     """
 
     def __init__(
-        self, parts: AsyncGenerator[Mapping[str, str] | bytes], *, media_type: str, headers: Mapping[str, str]
+        self,
+        parts: AsyncGenerator[Mapping[str, str] | bytes],
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+        stalled_seconds: float,
     ) -> None:
-        super().__init__((), media_type=media_type, headers=headers)
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.init_headers(headers)
         self._parts: Any = parts
+        self._stalled_seconds = stalled_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._parts) as parts:
             self.headers.update(await anext(parts))
-            self.body_iterator = _joined(await anext(parts), parts)
+            part = await anext(parts)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            gone = asyncio.create_task(_gone(receive))
             try:
-                await super().__call__(scope, receive, send)
+                while part and not gone.done():
+                    async with asyncio.timeout(self._stalled_seconds):
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    part = await anext(parts, b"")
             except (psycopg.OperationalError, TimeoutError) as error:
                 log.warning("answer_cut_short", path=scope["path"], error=repr(error))
+                return
+            finally:
+                gone.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for part in rest:
-        yield part
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def chosen(request: Request, asked: Format | None) -> Format:

@@ -19,7 +19,7 @@ Connection = AsyncConnection[DictRow]
 FETCH_ROWS: Final = 2_000
 """Rows of a streamed answer in memory at once: about 10 ms of work, so that others are not kept waiting."""
 
-GRACE_SECONDS: Final = 2
+GRACE_SECONDS: Final = 1
 """Beyond the statement timeout the server itself does not answer."""
 
 WRITING: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"
@@ -38,6 +38,7 @@ class Database:
     """A pool; opened with `async with`, whether the database is there yet or not."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        self.stalled_client_seconds = settings.stalled_client_seconds
         self._seconds = settings.statement_timeout_seconds + GRACE_SECONDS
         self._wait_seconds = settings.pool_wait_seconds
         self._streams = asyncio.Semaphore(settings.pool_size - 1)
@@ -73,7 +74,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         """A read-only transaction; `TimeoutError` where the server is there but silent."""
-        async with asyncio.timeout(self._seconds + self._wait_seconds), self._pool.connection() as connection:
+        async with within(self._seconds + self._wait_seconds), self._pool.connection() as connection:
             yield connection
 
     @asynccontextmanager
@@ -86,16 +87,16 @@ class Database:
     async def streaming(self) -> AsyncIterator["Stream"]:
         """A read-only transaction that lasts as long as its reader does; one connection is always left to others."""
         async with AsyncExitStack() as stack:
-            async with asyncio.timeout(self._wait_seconds):
+            async with within(self._wait_seconds):
                 await self._streams.acquire()
             stack.callback(self._streams.release)
-            async with asyncio.timeout(self._seconds):
+            async with within(self._seconds + self._wait_seconds):
                 connection = await stack.enter_async_context(self._pool.connection())
             yield Stream(connection, self._seconds)
 
     async def check(self) -> None:
         """Raise unless the database answers."""
-        async with asyncio.timeout(self._wait_seconds), self._pool.connection(timeout=1) as connection:
+        async with within(self._wait_seconds), self._pool.connection() as connection:
             await connection.execute("SELECT FROM readings LIMIT 0")
 
 
@@ -128,8 +129,19 @@ class Stream:
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[Connection]:
         """The connection, for one step of a bounded time."""
-        async with asyncio.timeout(self._seconds):
+        async with within(self._seconds):
             yield self._connection
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """`TimeoutError` after so long.
+
+    A cancelled psycopg asks the server to cancel too, and waits 10 s for a silent one; cancelled once more, it drops
+    the connection.
+    """
+    async with asyncio.timeout(seconds + 0.1), asyncio.timeout(seconds):
+        yield
 
 
 def _options(settings: GatewaySettings) -> str:

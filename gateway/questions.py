@@ -224,7 +224,7 @@ def _refuse_too_many(source: Bucket, bucket: Bucket, start: datetime, end: datet
     if source is not bucket:
         raise BadQueryError(
             "tz",
-            "days of this zone do not begin at a full UTC hour and are added up from minutes: ask for at most 34 days",
+            "days of this zone do not begin at a full UTC hour and are added up from minutes: ask for at most 33 days",
         )
     coarser = next((b for b in LADDER if times.count(b, start, end) <= MAX_BUCKETS), None)
     advice = f"use bucket={coarser}" if coarser else f"ask for at most {MAX_BUCKETS} days"

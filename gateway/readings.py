@@ -109,7 +109,12 @@ CSV_EXAMPLE: Final = (
 async def readings(request: Request, database: DatabaseOf, query: Annotated[ReadingsQuery, InQuery()]) -> Streamed:
     form = chosen(request, query.format)
     parts = _parts(request, database, query, form)
-    return Streamed(parts, media_type=MEDIA_TYPES[form], headers={"Vary": "Accept"})
+    return Streamed(
+        parts,
+        media_type=MEDIA_TYPES[form],
+        headers={"Vary": "Accept"},
+        stalled_seconds=database.stalled_client_seconds,
+    )
 
 
 async def _parts(

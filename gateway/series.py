@@ -163,7 +163,7 @@ async def _page(stream: Stream, question: Question, limit: int) -> tuple[list[Sp
         extent = await stream.one(EXTENT, _parameters(question, span) | {"limit": limit + 1})
         if extent["rows"] > limit:
             following = Place(metric.name, extent["last"], question.plan.start, end)
-            return [*found, replace(span, end=extent["last"])], following
+            return [*found, *([replace(span, end=extent["last"])] if limit else [])], following
         found.append(span)
         limit -= extent["rows"]
         start = question.plan.start

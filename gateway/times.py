@@ -12,6 +12,8 @@ EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 """Well inside what Python and PostgreSQL can hold in any time zone."""
 
+OUTSIDE: Final = "must lie between the years 1970 and 9000"
+
 SPELLINGS: Final = "ISO 8601 with a zone (2026-11-23T03:40:00Z), 'now', or relative to now (-90s, -15m, -24h, -7d, -2w)"
 
 _RELATIVE: Final = re.compile(r"([ +-])(\d{1,9})([smhdw])", re.ASCII)
@@ -53,7 +55,7 @@ class Moment:
         except OverflowError:
             time = EARLIEST - timedelta(days=1)
         if not EARLIEST <= time < LATEST:
-            raise ValueError("must lie between the years 1970 and 9000")
+            raise ValueError(OUTSIDE)
         return time
 
 
@@ -61,9 +63,15 @@ def moment(text: str) -> Moment:
     if text == "now":
         return Moment(timedelta())
     if relative := _RELATIVE.fullmatch(text):
-        sign, number, unit = relative.groups()
-        return Moment(timedelta(**{_UNITS[unit]: int(number)}) * (-1 if sign == "-" else 1))
+        return Moment(_distance(*relative.groups()))
     return Moment(timedelta(), _iso(text))
+
+
+def _distance(sign: str, number: str, unit: str) -> timedelta:
+    try:
+        return timedelta(**{_UNITS[unit]: int(number)}) * (-1 if sign == "-" else 1)
+    except OverflowError:
+        raise ValueError(OUTSIDE) from None
 
 
 def _iso(text: str) -> datetime:
@@ -77,7 +85,7 @@ def _iso(text: str) -> datetime:
     try:
         return time.astimezone(UTC)
     except OverflowError:
-        raise ValueError("must lie between the years 1970 and 9000") from None
+        raise ValueError(OUTSIDE) from None
 
 
 def zone(name: str) -> ZoneInfo:
