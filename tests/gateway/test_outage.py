@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
 import psycopg
 import pytest
 
@@ -138,6 +140,62 @@ def test_a_silent_database_is_an_answer_too(postgres, restaurant, role, path):
         proxy.flow(True)
         until_ready(api)
         assert api.get(path).status_code == 200
+
+
+LONG = "/api/v1/readings?device=fridge-1&bucket=raw&format=csv&from=2000-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def long_series(scratch):
+    """More than the sockets between server and client hold: a stream that is still being read."""
+    scratch.execute("INSERT INTO sites (name) VALUES ('seoul-1')")
+    scratch.execute("INSERT INTO devices (name, site_id) VALUES ('fridge-1', 1)")
+    scratch.execute("INSERT INTO metrics (name) VALUES ('temperature_c')")
+    scratch.execute("INSERT INTO device_metrics VALUES (1, 1)")
+    scratch.execute(
+        "INSERT INTO readings SELECT ts, ts, 5, NULL, 1, 1 "
+        "FROM generate_series(now() - INTERVAL '2 days', now(), INTERVAL '1 s') ts"
+    )
+
+
+def test_a_stream_the_database_leaves_ends_in_the_middle(long_series, scratch_database, scratch_api):
+    name = urlsplit(scratch_database).path[1:]
+    with scratch_api.stream("GET", LONG) as answer:
+        assert answer.status_code == 200
+        parts = answer.iter_raw()
+        next(parts)
+        with psycopg.connect(scratch_database, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = %s AND pid <> pg_backend_pid()",
+                (name,),
+            )
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(parts)
+    until_ready(scratch_api)
+
+
+def test_clients_that_take_nothing_lose_their_answer_and_leave_room_for_others(
+    long_series, postgres, scratch_database, role
+):
+    name = urlsplit(scratch_database).path[1:]
+    with (
+        serving(gateway_url(postgres, name, role), pool_size=2, pool_wait_seconds=0.5, stalled_client_seconds=1) as api,
+        ExitStack() as stack,
+    ):
+        until_ready(api)
+        stalled = stack.enter_context(api.stream("GET", LONG))
+        assert api.get("/api/v1/devices").status_code == 200  # one connection is left to short queries
+        away(api.get(LONG))  # streams have no room
+        until_streams(api)
+        with pytest.raises(httpx.RemoteProtocolError):
+            stalled.read()
+
+
+def until_streams(api):
+    deadline = time.monotonic() + 10
+    while api.get(QUERY).status_code != 200:
+        assert time.monotonic() < deadline
 
 
 def test_the_gateway_may_write_nothing_but_replays(postgres, restaurant, role):

@@ -149,6 +149,22 @@ def test_a_bucket_that_is_marked_is_told_as_it_is_now(scratch, scratch_api):
         assert (point["avg"], point["count"]) == (5, 1)
 
 
+def test_values_too_large_to_add_up_are_told_so(scratch, scratch_api):
+    scratch.execute("INSERT INTO sites (name) VALUES ('seoul-1')")
+    scratch.execute("INSERT INTO devices (name, site_id) VALUES ('fridge-1', 1)")
+    scratch.execute("INSERT INTO metrics (name) VALUES ('temperature_c')")
+    scratch.execute("INSERT INTO device_metrics VALUES (1, 1)")
+    minute = HOUR - timedelta(hours=1)
+    for second in range(2):
+        ts = minute + timedelta(seconds=second)
+        scratch.execute("INSERT INTO readings VALUES (%s, now(), 1.7e308, NULL, 1, 1)", (ts,))
+    scratch.execute("INSERT INTO marks (bucket, partition, device_id, level) VALUES (%s, 0, 1, 0)", (minute,))
+    answer = scratch_api.get("/api/v1/readings", params={"device": "fridge-1", "bucket": "1m"})
+    assert answer.status_code == 422, answer.text
+    assert "bucket=raw" in answer.json()["detail"]
+    assert len(points(scratch_api, bucket="raw")) == 2
+
+
 def test_fill_leaves_no_bucket_out(api):
     filled = ask(api, metric="humidity_pct", bucket="1h", fill="linear", agg="avg,count")["series"][0]["points"]
     assert [time(p) for p in filled] == [START + n * timedelta(hours=1) for n in range(61)]
