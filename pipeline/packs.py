@@ -6,9 +6,10 @@ Its headers are `count` (messages in it, decimal) and `format` (`1`).
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 FORMAT: Final = b"1"
 MAX_MESSAGES: Final = 4_000
@@ -19,17 +20,25 @@ MAX_BYTES: Final = 900_000
 Entry: TypeAlias = tuple[str, int, bytes] | tuple[str, int, bytes, dict[str, Any]]
 
 
+class Extra(TypedDict, total=False):
+    """What few messages bear: `size` and `sha256` of a payload the bridge cut, the `dead_letter` a replay is of."""
+
+    traceparent: str
+    size: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    sha256: str
+    dead_letter: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
 class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One MQTT message as the bridge received it.
 
-    `received_us` is microseconds since 1970 UTC, unique per device and bridge. `extra` may hold
-    `traceparent` (str), `size` and `sha256` (of a payload the bridge cut), `dead_letter` (int, id of a replay).
+    `received_us` is microseconds since 1970 UTC, unique per device and bridge; its hour has 20 bits, until 2089.
     """
 
     topic: str
-    received_us: int
+    received_us: Annotated[int, Meta(ge=0, lt=2**20 * 3_600_000_000)]
     payload: bytes
-    extra: dict[str, Any] | None = None
+    extra: Extra | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

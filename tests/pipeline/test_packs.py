@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 from pipeline import packs
 from pipeline.packs import Message, UndecodableRecordError, murmur2, partition_key, partition_of
 
+numbers = st.integers(0, 2**63 - 1)
+extras = st.fixed_dictionaries(
+    {}, optional={"traceparent": st.text(), "size": numbers, "sha256": st.text(), "dead_letter": numbers}
+)
 messages = st.builds(
     Message,
     topic=st.text(),
-    received_us=st.integers(0, 2**62),
+    received_us=st.integers(0, 2**51),
     payload=st.binary(),
-    extra=st.none() | st.dictionaries(st.text(), st.integers(0, 2**31) | st.text(), min_size=1),
+    extra=st.none() | extras,
 )
 
 
@@ -39,6 +43,11 @@ def test_the_bridges_plain_tuples_are_messages():
         msgspec.msgpack.encode({"topic": "t"}),
         msgspec.msgpack.encode([["topic", "not a time", b""]]),
         msgspec.msgpack.encode([["topic", 1]]),
+        msgspec.msgpack.encode([["topic", -1, b""]]),
+        msgspec.msgpack.encode([["topic", 2**63, b""]]),
+        msgspec.msgpack.encode([["topic", 1, b"", {"dead_letter": "x"}]]),
+        msgspec.msgpack.encode([["topic", 1, b"", {"size": -1}]]),
+        msgspec.msgpack.encode([["topic", 1, b"", {"sha256": 5}]]),
         b"\x91\x93\xa1\xff\x01\xc4\x00",  # a topic that is no UTF-8
     ],
 )
