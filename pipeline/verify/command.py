@@ -78,12 +78,25 @@ def verify(
 def examine(
     url: str, file: Path | None = None, *, wait: float = 0, closed: bool = False, hours: float = HOURS
 ) -> Report:
-    """Ask everything at one moment of the database; before, wait until what was acknowledged has arrived."""
+    """Ask everything at one moment of the database; before, wait until what was acknowledged has arrived.
+
+    A database that is away is waited for as long.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return _examine(url, file, deadline, closed=closed, hours=hours)
+        except psycopg.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _examine(url: str, file: Path | None, deadline: float, *, closed: bool, hours: float) -> Report:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SESSION)
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         loaded = sent.load(connection, file) if file else None
-        deadline = time.monotonic() + wait
         while time.monotonic() < deadline and _under_way(connection, loaded, hours, closed=closed):
             time.sleep(POLL_SECONDS)
         with connection.transaction():

@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import psycopg
 import pytest
+from psycopg import conninfo
 from typer.testing import CliRunner
 
 from pipeline.simulate.command import Plan, sensors
@@ -204,6 +205,15 @@ async def test_wait_until_it_has_arrived(database: str, tmp_path: Path) -> None:
     began = time.monotonic()
     assert not found(examine(database, file, wait=60))
     assert time.monotonic() - began < 30
+
+
+def test_a_database_that_is_away_is_waited_for_and_then_told(stored: tuple[str, Path]) -> None:
+    database, file = stored
+    nowhere = conninfo.make_conninfo(database, port=1)
+    began = time.monotonic()
+    with pytest.raises(psycopg.OperationalError):
+        examine(nowhere, file, wait=1)
+    assert time.monotonic() - began >= 1
 
 
 def run(*arguments: str) -> tuple[int, str]:
