@@ -30,7 +30,6 @@ FILES_BESIDE: Final = 64
 DEFAULT_FAULTS: Final = Faults()
 
 app = typer.Typer()
-Share = typer.Option(min=0, max=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +57,11 @@ def simulate(
     duration: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds.")] = None,
     messages: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed has the same restaurants.")] = 1,
-    malformed: Annotated[float, Share] = 0.002,
-    duplicates: Annotated[float, Share] = 0.005,
-    late: Annotated[float, Share] = 0.002,
+    malformed: Annotated[float, typer.Option(min=0, max=1, help="Share of messages that no one can read.")] = 0.002,
+    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent twice.")] = 0.005,
+    late: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of readings that come late, up to two hours.")
+    ] = 0.002,
     offline: Annotated[float, typer.Option(min=0, max=0.9, help="Share of time a device is offline.")] = 0.01,
     gap: Annotated[float, typer.Option(min=0.1, help="Seconds a device is offline, on average.")] = 20.0,
     skew: Annotated[bool, typer.Option(help="Clocks of some devices are wrong.")] = True,
