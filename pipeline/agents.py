@@ -129,8 +129,9 @@ class App(faust.App):
         partitions = [tp for tp in consumer.assignment() if tp.topic == self.names.raw]
         begin = await consumer.earliest_offsets(*partitions)
         end = await consumer.highwaters(*partitions)
+        next_offsets = await self.sink.next_offsets(tp.partition for tp in partitions)
         for tp in partitions:
-            stored = await self.sink.next_offset(tp.partition)
+            stored = next_offsets[tp.partition]
             if stored > end[tp]:
                 raise TopicRecreatedError(
                     f"partition {tp.partition} of {tp.topic} ends at {end[tp]}, the database has stored up to {stored}:"
@@ -275,7 +276,10 @@ def create_app(settings: WorkerSettings) -> App:
         """Write packs of messages; a pack is acknowledged only when its rows are committed."""
         stream = stream.noack()  # type: ignore[attr-defined]
         async for events in stream.noack_take(settings.worker_packs, within=settings.worker_linger_seconds):  # type: ignore[attr-defined]
-            await app.sink.write([_pack(event) for event in events])
+            try:
+                await app.sink.write([_pack(event) for event in events])
+            except TopicRecreatedError as error:
+                await _leave(EXIT_RECREATED, str(error))
             for event in events:
                 if event.message.tp.partition in app.positions:  # else a rebalance took it, stored or not
                     await stream.ack(event)

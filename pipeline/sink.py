@@ -242,6 +242,7 @@ class Sink:
         self._where = {"group": settings.consumer_group, "topic": topic}
         self._dead_topic = dead_topic
         self._topic_id = topic_id
+        self._known_topic_id = ""
         self._first_record = first_record
         self._connection = Connection(settings, "sink", prepare=_prepare, retrying=alive)
         self._seeking = Connection(settings, "seek", retrying=alive)
@@ -281,12 +282,13 @@ class Sink:
             todo = await self._write_some(todo)
         SECONDS.observe(time.perf_counter() - began)
 
-    async def next_offset(self, partition: int) -> int:
+    async def next_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
         """Where reading goes on, by the table; `TopicRecreatedError` if the table is of another topic."""
+        rows: list[Any] = []
         async for attempt in self._seeking.attempts():
             async with attempt as database:
-                await self._know_positions(database, [partition])
-        return self.positions[partition].next_offset or 0
+                rows = await self._read_positions(database, partitions)
+        return {partition: next_offset for partition, next_offset, _ in rows}
 
     # One batch after the other -----------------------------------------------------------------------------
 
@@ -325,41 +327,63 @@ class Sink:
             await self._commit(database, batch)
         return left
 
-    async def _know_positions(self, database: AsyncConnection, partitions: Any) -> None:
+    async def _know_positions(self, database: AsyncConnection, partitions: Iterable[int]) -> None:
         unknown = [p for p in partitions if p in self.positions and self.positions[p].next_offset is None]
         if not unknown:
             return
-        topic_id = await self._topic_id()
-        values = {**self._where, "partitions": sorted(unknown), "topic_id": topic_id}
-        rows: list[Any] = []
-        while len(rows) < len(unknown):  # fewer: another worker inserted one at this moment
-            rows = await (await database.execute(POSITIONS, values)).fetchall()
+        rows = await self._read_positions(database, unknown)
         marks: dict[int, set[Pair]] = {p: set() for p in unknown}
         async for partition, minute, device_id in await database.execute(OPEN_MARKS, (sorted(unknown),)):
             marks[partition].add((int(minute), device_id))
-        for partition, next_offset, closings, known_id in rows:
-            if known_id != topic_id:
-                raise TopicRecreatedError(
-                    f"{self._where['topic']} was created again: the database stands at offset {next_offset} of"
-                    f" partition {partition} of the topic with id {known_id}, the topic's id now is {topic_id}."
-                    " `brigade offsets show` tells more, `brigade offsets reset` goes on with the new topic."
-                )
+        for partition, next_offset, closings in rows:
             if partition in self.positions:
                 self.positions[partition].written(next_offset, closings, marks[partition])
+
+    async def _read_positions(self, database: AsyncConnection, partitions: Iterable[int]) -> list[Any]:
+        """Partition, next offset and closings; rows that are not there yet begin at 0."""
+        self._known_topic_id = topic_id = await self._topic_id()
+        wanted = sorted(partitions)
+        values = {**self._where, "partitions": wanted, "topic_id": topic_id}
+        rows: list[Any] = []
+        while len(rows) < len(wanted):  # fewer: another worker inserted one at this moment
+            rows = await (await database.execute(POSITIONS, values)).fetchall()
+        for partition, next_offset, _, known_id in rows:
+            if known_id != topic_id:
+                stands = f"the database stands at offset {next_offset} of partition {partition}"
+                raise self._created_again(f"{stands} of the topic with id {known_id}", topic_id)
+        return [row[:3] for row in rows]
+
+    def _created_again(self, known: str, topic_id: str) -> TopicRecreatedError:
+        return TopicRecreatedError(
+            f"{self._where['topic']} was created again: {known}, the topic's id now is {topic_id}."
+            " `brigade offsets show` tells more, `brigade offsets reset` goes on with the new topic."
+        )
 
     async def _not_stored(self, packs: list[Pack]) -> list[Pack]:
         """Packs of our partitions that are not stored yet; `DeliveryHoleError` when some are missing between."""
         todo = []
+        stored = False
         expected = self.positions.known
         for pack in packs:
             at = expected.get(pack.partition)
-            if at is None or pack.offset < at:
+            if at is None:
+                continue
+            if pack.offset < at:
+                stored = True
                 continue
             if pack.offset > at:
                 await self._check_hole(pack, at)
             expected[pack.partition] = pack.offset + 1
             todo.append(pack)
+        if stored:
+            await self._check_topic()
         return todo
+
+    async def _check_topic(self) -> None:
+        """Packs of a topic made again under us look like packs stored long ago: Kafka begins at offset 0, unasked."""
+        topic_id = await self._topic_id()
+        if topic_id != self._known_topic_id:
+            raise self._created_again(f"the database knows the topic with id {self._known_topic_id}", topic_id)
 
     async def _check_hole(self, pack: Pack, expected: int) -> None:
         first = await self._first_record(pack.partition, expected)

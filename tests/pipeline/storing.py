@@ -38,8 +38,9 @@ async def store(database: str, messages: Iterable[tuple[str, bytes]], received_u
     )
     async with sink:
         sink.assign(range(PARTITIONS))
+        offsets = await sink.next_offsets(by_partition)
         for partition, entries in by_partition.items():
-            offset = await sink.next_offset(partition)
+            offset = offsets[partition]
             await sink.write([_pack(partition, offset + i, part) for i, part in enumerate(_parts(entries))])
 
 
