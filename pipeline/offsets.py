@@ -163,7 +163,7 @@ def reset(
 
 def _refuse_while_workers_run(offsets: Offsets) -> None:
     if members := _asked(offsets.members):
-        sys.exit(f"brigade: {members} workers of {offsets.group} are active: stop them first")
+        sys.exit(f"brigade: the group {offsets.group} has {members} active workers: stop them first")
 
 
 def _target(at: Standing, to: str) -> int:

@@ -127,13 +127,16 @@ class Outbox:
                 published = await self.publish()
             except (KafkaError, ConnectionError, TimeoutError) as error:
                 RETRIES.inc()
-                log.warning("outbox_waits", why=repr(error))
+                if wait_seconds == FIRST_WAIT_SECONDS:
+                    log.warning("outbox_waits", why=repr(error))
                 await self._drop_producer()
                 await asyncio.sleep(wait_seconds * random.uniform(0.5, 1))
                 wait_seconds = min(wait_seconds * 2, LONGEST_WAIT_SECONDS)
-            else:
+                continue
+            if wait_seconds != FIRST_WAIT_SECONDS:
+                log.info("outbox_goes_on")
                 wait_seconds = FIRST_WAIT_SECONDS
-                await asyncio.sleep(0 if published else IDLE_SECONDS)
+            await asyncio.sleep(0 if published else IDLE_SECONDS)
 
     async def publish(self) -> int:
         """Publish some rows and replays, and return how many. Raises what Kafka raises; nothing is lost by that."""

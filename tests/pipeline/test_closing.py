@@ -268,6 +268,30 @@ def _with_take(take: str) -> closing.Level:
     )
 
 
+async def test_only_the_chunks_concerned_are_read(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON - timedelta(days=d), 1.0) for d in range(12)])
+        parameters = {
+            **closing._spans([(1, NOON, NOON + timedelta(minutes=1))]),
+            "partition": 0,
+            "aggregates": "a",
+            "revision": 1,
+        }
+        database = await it.writing.get()
+        plan = await (
+            await database.execute(f"EXPLAIN {closing.COMPUTE_MINUTES}", parameters, prepare=False)
+        ).fetchall()
+    scanned = {line.split(" on ")[1].split()[0] for (line,) in plan if "_hyper_" in line and " on " in line}
+    assert len([chunk for chunk in scanned if chunk.startswith("_hyper_1_")]) == 1, plan
+
+
+async def test_the_largest_values_have_a_sum(installation: Installation) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON + timedelta(seconds=s), 1e300) for s in range(60)])
+        await it.close_all()
+        assert installation.one("SELECT sum FROM readings_1d") == pytest.approx(6e301)
+
+
 # In each other's way ---------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ async def test_rows_of_others_partitions_are_left_to_them(database, database_, t
     assert database_.execute("SELECT partition FROM outbox ORDER BY 1").fetchall() == [(0,), (2,)]
 
 
-async def test_while_kafka_is_away_rows_stay_and_nobody_is_busy(database, database_, topics, monkeypatch):
+async def test_while_kafka_is_away_rows_stay_and_nobody_is_busy(database, database_, topics, monkeypatch, capsys):
     monkeypatch.setattr(outbox, "FIRST_WAIT_SECONDS", 0.05)
     database_.execute(PUT, (0, topics.alarms, "k", b"v"))
     before = outbox.RETRIES._value.get()
@@ -105,6 +105,8 @@ async def test_while_kafka_is_away_rows_stay_and_nobody_is_busy(database, databa
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert len(await consumed(topics, topics.alarms)) == 1
+    told = capsys.readouterr().out
+    assert (told.count("outbox_waits"), told.count("outbox_goes_on")) == (1, 1)
 
 
 async def test_a_row_too_large_for_kafka_holds_up_no_other(database, database_, topics, capsys):
