@@ -48,14 +48,14 @@ WHERE l.id = %(id)s
 
 # A replay is under way until its outcome is told. Cut payloads and unreadable Kafka records cannot be sent again.
 REPLAY: Final = """
-UPDATE dead_letters SET replay_requested_at = now(), replay_published_at = NULL
+UPDATE dead_letters SET replay_requested_at = clock_timestamp(), replay_published_at = NULL
 WHERE id = %(id)s AND NOT resolved AND payload_sha256 IS NULL AND mqtt_topic <> ''
   AND (replay_requested_at IS NULL OR replayed_at >= replay_requested_at)
 RETURNING id, replay_requested_at
 """
 
 REPLAY_MANY: Final = """
-UPDATE dead_letters SET replay_requested_at = now(), replay_published_at = NULL
+UPDATE dead_letters SET replay_requested_at = clock_timestamp(), replay_published_at = NULL
 WHERE id IN (
     SELECT l.id FROM dead_letters l
     WHERE NOT l.resolved AND l.payload_sha256 IS NULL AND l.mqtt_topic <> ''
