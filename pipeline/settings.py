@@ -106,7 +106,7 @@ class BridgeSettings(KafkaSettings, MqttSettings):
     )
     bridge_linger_seconds: PositiveFloat = Field(0.03, description="How long a pack waits for more messages.")
     bridge_held_bytes: PositiveInt = Field(
-        32 << 20, description="Reading from the broker pauses above this many bytes held; all of the bridge is 75 MB more."
+        32 << 20, description="Reading from the broker pauses above this many bytes held; the bridge has 75 MB besides."
     )
     bridge_port: Port = Field(9101, description="Port of /metrics, /healthz and /readyz.")
 

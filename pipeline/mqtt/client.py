@@ -98,7 +98,7 @@ class Client(asyncio.Protocol):
         except BaseException as error:
             await self._close()
             if isinstance(error, OSError) and not isinstance(error, OutageError):  # TimeoutError is one too
-                raise OutageError(f"the MQTT broker cannot be reached: {error or 'no answer'}") from error
+                raise OutageError(f"the MQTT broker cannot be reached: {str(error) or 'no answer'}") from error
             raise
         self._greet(self._connected.result())
         return self
