@@ -138,7 +138,8 @@ class Batch:
     late: list[int] = field(default_factory=list)
     marks: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    statuses: dict[int, tuple[bool, int]] = field(default_factory=dict)
+    statuses: dict[int, tuple[bool, int, bool]] = field(default_factory=dict)
+    """By device: online, since when (of the first message that said so), and whether it changed within the batch."""
     replays: dict[int, list[int]] = field(default_factory=dict)
     """By dead letter: indices into `kept` of the readings of its replay."""
     messages: int = 0
@@ -316,8 +317,13 @@ class Batch:
         except InvalidReadingError as error:
             self._refuse(place, Refusal(reason=error.reason, detail=error.detail), device)
             return
-        if online is not None:
-            self.statuses[device.id] = (online, place.message.received_us)
+        received_us = place.message.received_us
+        if online is None:
+            return
+        if (before := self.statuses.get(device.id)) is None:
+            self.statuses[device.id] = (online, received_us, False)
+        elif online != before[0] and received_us >= before[1]:
+            self.statuses[device.id] = (online, received_us, True)
 
     def _add_readings(self, place: "_Place", device: Device, unknown: Unknown) -> None:
         results = list(decode(place.message, self.limits))

@@ -153,10 +153,11 @@ ORDER BY n.id"""
 WRITE_STATUS = """
 INSERT INTO device_status AS s (device_id, online, received_at)
 SELECT device_id, online, to_timestamp(received_us / 1000000.0)
-FROM unnest(%s::int[], %s::boolean[], %s::bigint[]) AS new (device_id, online, received_us)
+FROM unnest(%s::int[], %s::boolean[], %s::bigint[], %s::boolean[]) AS new (device_id, online, received_us, changed)
+WHERE changed OR NOT EXISTS (SELECT FROM device_status o WHERE o.device_id = new.device_id AND o.online = new.online)
 ORDER BY device_id
 ON CONFLICT (device_id) DO UPDATE SET online = excluded.online, received_at = excluded.received_at
-WHERE s.online <> excluded.online AND s.received_at <= excluded.received_at"""
+WHERE s.received_at <= excluded.received_at"""
 # An unchanged status keeps its time: a retained "offline" that the broker repeats must not hide newer readings.
 
 RESOLVE = """
@@ -486,9 +487,9 @@ class Sink:
         if new:
             await database.execute(WRITE_DEAD_LETTERS, self._columns(new))
         if batch.statuses:
-            devices = sorted(batch.statuses)
-            online, received = zip(*(batch.statuses[d] for d in devices), strict=True)
-            await database.execute(WRITE_STATUS, (devices, list(online), list(received)))
+            online, received, changed = zip(*batch.statuses.values(), strict=True)
+            columns = (list(batch.statuses), list(online), list(received), list(changed))
+            await database.execute(WRITE_STATUS, columns)
         await _write_account(database, account)
 
     def _account_readings(self, account: Account, batch: Batch, stored: Stored) -> None:
