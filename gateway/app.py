@@ -5,6 +5,7 @@ Read `app`, then `readings` → `questions` → `series` → `points` → `writi
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -83,6 +84,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 def main() -> None:
     settings = load(GatewaySettings)
     logs.configure("gateway", settings.log_level)
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each attempt a line; health tells the outage once
     app = create(settings)
     gc.freeze()
     uvicorn.run(

@@ -8,6 +8,7 @@ import psycopg
 import structlog
 from fastapi import APIRouter, Request
 from fastapi import Query as InQuery
+from prometheus_client import Gauge
 
 from gateway.answers import Json
 from gateway.database import Database
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 EVERY_SECONDS: Final = 2
 STALE_SECONDS: Final = 15
 """An answer older than this is none: then the event loop hangs."""
+
+DATABASE_UP: Final = Gauge("gateway_database_up", "1 if the database answered when last asked, else 0.")
 
 router = APIRouter()
 
@@ -63,6 +66,7 @@ class Health:
         if self._wrong and not wrong:
             log.info("database_there")
         self._wrong = wrong
+        DATABASE_UP.set(not wrong)
         self._looked = time.monotonic()
 
 

@@ -3,7 +3,9 @@
 import sys
 from typing import Annotated, TypeVar
 
-from pydantic import AliasChoices, Field, PositiveFloat, SecretStr, ValidationError
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AliasChoices, Field, PositiveFloat, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -32,10 +34,19 @@ class GatewaySettings(BaseSettings):
     )
     log_level: str = Field(
         "INFO",
-        validation_alias=AliasChoices("log_level", "BRIGADE_LOG_LEVEL"),
+        validation_alias=AliasChoices("BRIGADE_LOG_LEVEL", "log_level"),
         description="DEBUG, INFO, WARNING or ERROR.",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_a_database(cls, url: SecretStr) -> SecretStr:
+        try:
+            conninfo_to_dict(url.get_secret_value())
+        except ProgrammingError:
+            raise ValueError("must be a URL such as postgresql://user:password@host:5432/brigade") from None
+        return url
 
 
 S = TypeVar("S", bound=BaseSettings)
@@ -47,7 +58,7 @@ def load(settings: type[S]) -> S:
         return settings()
     except ValidationError as error:
         for wrong in error.errors():
-            sys.stderr.write(f"{_variable(str(wrong['loc'][0]))}: {wrong['msg']}\n")
+            sys.stderr.write(f"{_variable(str(wrong['loc'][0]))}: {wrong['msg'].removeprefix('Value error, ')}\n")
         raise SystemExit(2) from None
 
 
