@@ -8,7 +8,7 @@ import uvloop
 from observability import logs
 from pipeline.bridge.process import Process
 from pipeline.bridge.producer import RecordError
-from pipeline.mqtt import RefusedError
+from pipeline.mqtt import RefusedError, TakenOverError
 from pipeline.settings import BridgeSettings, load
 from pipeline.topics import TopicsError
 
@@ -22,8 +22,17 @@ def main() -> int:
     try:
         return uvloop.run(process.leave() if arguments.leave else process.serve())
     except (RecordError, RefusedError, TopicsError) as error:
-        structlog.get_logger().error("bridge_failed", reason=str(error))
+        structlog.get_logger().error("bridge_failed", reason=f"{error}{_advice(error)}")
         return 1
+
+
+def _advice(error: Exception) -> str:
+    match error:
+        case TakenOverError():
+            return ": is there another bridge with this BRIGADE_BRIDGE_ORDINAL?"
+        case RefusedError(reason=134 | 135):  # bad user name or password, not authorized
+            return ": are BRIGADE_MQTT_USER and BRIGADE_MQTT_PASSWORD right, and may it subscribe?"
+    return ""
 
 
 def _arguments() -> argparse.Namespace:
@@ -31,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--leave",
         action="store_true",
-        help="give up this bridge for good: unsubscribe, forward what its session still holds, end the session",
+        help="when this bridge is stopped for good: unsubscribe, forward what its session still holds, end the session",
     )
     return parser.parse_args()
 

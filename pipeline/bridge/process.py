@@ -36,7 +36,7 @@ READ_BYTES: Final = 16 << 20
 """What one read of the socket may bring on top of what is held, at the very most."""
 
 SESSIONS_LOST = Counter("pipeline_bridge_sessions_lost_total", "Times the broker had forgotten our session.")
-RECONNECTS = Counter("pipeline_bridge_reconnects_total", "Connections to the broker after the first.")
+RECONNECTS = Counter("pipeline_bridge_reconnects_total", "Attempts to reach the broker again.")
 KAFKA_OUTAGES = Counter("pipeline_bridge_kafka_outages_total", "Times Kafka went away.")
 KAFKA_UP = Gauge("pipeline_bridge_kafka_up", "1 while Kafka answers and takes records.")
 BROKER_UP = Gauge("pipeline_bridge_broker_up", "1 while connected and subscribed.")
@@ -283,9 +283,9 @@ class Process:
             self._failed.set_exception(error)
 
     def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception in a callback is a bug, and ends the process; a socket's belongs to its connection."""
+        """An exception in a callback is a bug, and ends the process; a socket's ends its connection, no more."""
         error = context.get("exception") or RuntimeError(context["message"])
-        if not isinstance(error, OSError):
+        if not (isinstance(error, OSError) and "transport" in context):
             self._fail(error)
 
 

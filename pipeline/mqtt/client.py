@@ -149,7 +149,9 @@ class Client(asyncio.Protocol):
                 raise RefusedError(f"the MQTT broker does not end {pattern}: {code.name}", code.value)
 
     def acknowledge(self, packet_ids: Sequence[int]) -> None:
-        self._write(struct.pack(f">{len(packet_ids)}I", *[_PUBACK | i for i in packet_ids]))
+        """Say that these messages are safe; on a connection that has ended it says nothing, and they come again."""
+        if not self._ended.done():
+            self._write(struct.pack(f">{len(packet_ids)}I", *[_PUBACK | i for i in packet_ids]))
 
     def pause(self) -> None:
         """Read no more until `resume`: the broker waits."""

@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 
 import aiomqtt
+import mqtt5
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
@@ -16,6 +17,7 @@ from pipeline import packs
 from pipeline.mqtt import OutageError
 from tests.pipeline.bridge_run import Run
 from tests.pipeline.bridge_servers import OwnServers
+from tests.pipeline.mqtt_broker import FakeBroker
 
 MEMORY_BYTES = 128 << 20
 
@@ -57,6 +59,14 @@ def test_every_message_comes_once_in_its_devices_partition_and_order(run):
     assert len(set(times)) == 5_000
     assert {received_us % 8 for received_us in times} == {3}
     assert all(abs(received_us / 1e6 - time.time()) < 60 for received_us in times)
+
+
+def test_two_bridges_share_the_messages(run):
+    bridges = [run.bridge(bridge_ordinal=ordinal).ready() for ordinal in (0, 1)]
+    assert run.publish(run.messages(5_000)) == 5_000
+    assert run.wait_for(5_000) == list(range(5_000))
+    assert all(bridge.metric("messages_received_total") > 1_000 for bridge in bridges)
+    assert len({message.received_us for _, message in run.stored()}) == 5_000
 
 
 def test_payloads_travel_untouched_whatever_the_topic_and_qos(run):
@@ -288,6 +298,14 @@ def test_a_twin_ends_the_first_with_a_clear_error(run):
     assert first.exit_code() == 1
     assert "SESSION_TAKEN_OVER" in first.said()
     assert "Traceback" not in first.said()
+
+
+async def test_wrong_credentials_are_told_with_what_to_check(run):
+    refusal = mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.NOT_AUTHORIZED)
+    async with FakeBroker(refusal.write()) as broker:
+        bridge = run.bridge(mqtt_port=broker.port)
+        assert await asyncio.to_thread(bridge.exit_code) == 1
+    assert "BRIGADE_MQTT_PASSWORD" in bridge.said()
 
 
 def test_records_that_kafka_refuses_for_good_end_the_bridge_unacknowledged(run):

@@ -21,6 +21,7 @@ from pipeline.mqtt import (
     RefusedError,
     TakenOverError,
 )
+from tests.pipeline.mqtt_broker import FakeBroker
 
 QOS_1 = mqtt5.QoS.AT_LEAST_ONCE
 
@@ -139,37 +140,6 @@ def test_noise_is_read_or_malformed_and_nothing_else(data):
         read(data)
 
 
-class FakeBroker:
-    """Answers CONNECT with `greeting`, then each packet with what `answers` says, and closes when told to."""
-
-    def __init__(self, greeting, answers=lambda packet: b""):
-        self.greeting, self.answers, self.packets = greeting, answers, []
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader, writer):
-        data = b""
-        while more := await reader.read(65_536):
-            data += more
-            while True:
-                try:
-                    packet, size = mqtt5.read(memoryview(data))
-                except IndexError:
-                    break
-                data = data[size:]
-                self.packets.append(packet)
-                first = isinstance(packet, mqtt5.ConnectPacket)
-                writer.write(self.greeting if first else self.answers(packet))
-        writer.close()
-
-
 CONNACK = mqtt5.ConnAckPacket().write()
 
 
@@ -244,6 +214,7 @@ async def test_nonsense_ends_the_connection_not_the_process(nonsense):
             await mqtt.ended()
         with pytest.raises(OutageError, match="nonsense"):
             await mqtt.publish([("a", b"")])
+        mqtt.acknowledge([1])  # nobody to tell
 
 
 async def test_an_error_of_the_receiver_is_raised():
