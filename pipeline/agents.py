@@ -82,6 +82,7 @@ class App(faust.App):
 
     async def on_first_start(self) -> None:
         """Log as the other parts do, wait for Kafka, refuse topics that are not as declared."""
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # Faust's proxies swallow what our handlers write
         logs.configure("worker", self.worker_settings.log_level)
         for handler in logging.getLogger().handlers:
             handler.addFilter(Calm())
