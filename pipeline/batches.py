@@ -27,9 +27,9 @@ from pipeline.readings import (
     Reason,
     Refusal,
     decode,
-    is_metric_name,
     parse_status,
     parse_ts,
+    reading,
 )
 
 COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -75,7 +75,20 @@ class DeadLetter:
 
     @property
     def replay_of(self) -> int | None:
-        return (self.message.extra or {}).get("dead_letter")
+        return replay_of(self.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A message published again, and the indices of its readings in `Batch.kept`."""
+
+    letter_id: int
+    message: Message
+    indices: list[int] = field(default_factory=list)
+
+
+def replay_of(message: Message) -> int | None:
+    return message.extra.get("dead_letter") if message.extra else None
 
 
 def messages_of(pack: Pack) -> list[Message]:
@@ -140,8 +153,7 @@ class Batch:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     statuses: dict[int, tuple[bool, int, bool]] = field(default_factory=dict)
     """By device: online, since when (of the first message that said so), and whether it changed within the batch."""
-    replays: dict[int, list[int]] = field(default_factory=dict)
-    """By dead letter: indices into `kept` of the readings of its replay."""
+    replays: list[Replay] = field(default_factory=list)
     messages: int = 0
     points: int = 0
     size: int = 0
@@ -220,7 +232,7 @@ class Batch:
             names = tuple(fields)
             layout = None if device is None else device.layouts.get(names)
             if device is None or layout is None:
-                unknown = self._unknown(unknown, message.topic, device, names)
+                unknown = self._unknown(unknown, message, device, names)
                 continue
             if device.partition != pack.partition:
                 raise _NotCleanError
@@ -267,16 +279,20 @@ class Batch:
             raise _NotCleanError
         return objects
 
-    def _unknown(self, unknown: Unknown | None, topic: str, device: Device | None, names: Names) -> Unknown:
-        """Note what must be learned; what cannot be learned wants the plain way."""
-        directory = self.directory
+    def _unknown(self, unknown: Unknown | None, message: Message, device: Device | None, names: Names) -> Unknown:
+        """Note what must be learned. What cannot be learned, or is refused anyway, wants the plain way."""
+        directory, topic = self.directory, message.topic
         if topic in directory.refused or topic in directory.announcers or (device and names in device.refused):
+            raise _NotCleanError
+        try:
+            plain = reading(message.payload, message.received_us, self.limits, default_ts=message.received_us)
+        except InvalidReadingError as error:
+            raise _NotCleanError from error
+        if tuple(plain.values) != names:
             raise _NotCleanError
         unknown = unknown or Unknown()
         if device is None:
             unknown.add_topic(topic)
-        elif not names or len(names) > self.limits.metrics or not all(map(is_metric_name, names)):
-            raise _NotCleanError
         else:
             unknown.add_names(topic, names)
         return unknown
@@ -326,24 +342,18 @@ class Batch:
             self.statuses[device.id] = (online, received_us, True)
 
     def _add_readings(self, place: "_Place", device: Device, unknown: Unknown) -> None:
-        results = list(decode(place.message, self.limits))
-        replay_of = (place.message.extra or {}).get("dead_letter")
-        if replay_of is not None:
-            results = [self._not_beyond_retention(result) for result in results]
-        if replay_of is not None and (refusals := [r for r in results if isinstance(r, Refusal)]):
-            results = list(refusals[:1])  # a replay succeeds whole or changes nothing
+        results = [_within_limits(result, device) for result in decode(place.message, self.limits)]
+        replay = None
+        if (letter_id := replay_of(place.message)) is not None:
+            results = _whole_or_not([self._not_beyond_retention(result) for result in results])
+            replay = Replay(letter_id, place.message)
         for result in results:
             if isinstance(result, Refusal):
                 self._refuse(place, result, device)
-                continue
-            names = tuple(result.values)
-            if layout := device.layouts.get(names):
-                self._keep(place, layout, result, replay_of)
-            elif refusal := device.refused.get(names):
-                whole = Refusal(reason=refusal.reason, detail=refusal.detail, element=result.element, raw=result.raw)
-                self._refuse(place, whole, device)
+            elif layout := device.layouts.get(tuple(result.values)):
+                self._keep(place, layout, result, replay)
             else:
-                unknown.add_names(place.message.topic, names)
+                unknown.add_names(place.message.topic, tuple(result.values))
 
     def _not_beyond_retention(self, result: Reading | Refusal) -> Reading | Refusal:
         """A minute whose other rows are dropped by now must not be computed from a replay alone."""
@@ -352,12 +362,14 @@ class Batch:
         detail = "its neighbours are beyond BRIGADE_RAW_RETENTION_DAYS by now: its minute cannot be computed any more"
         return Refusal(reason=Reason.TOO_FAR_IN_PAST, detail=detail, element=result.element, raw=result.raw)
 
-    def _keep(self, place: "_Place", layout: Layout, reading: Reading, replay_of: int | None) -> None:
+    def _keep(self, place: "_Place", layout: Layout, reading: Reading, replay: Replay | None) -> None:
         key = (layout.key, reading.ts_us, *reading.values.values())
         received_us = place.message.received_us
         counted = layout.key << HOUR_BITS | received_us // HOUR_US
-        if replay_of is not None:
-            self.replays.setdefault(replay_of, []).append(len(self.kept))
+        if replay:
+            if not replay.indices:
+                self.replays.append(replay)
+            replay.indices.append(len(self.kept))
         elif key in self.recent.new or key in self.recent.old:
             self.repeats.append(counted)
             return
@@ -389,26 +401,18 @@ class Batch:
         self.size += len(pack.value or b"")
 
     def _lengths(self) -> tuple[int, ...]:
-        lists: tuple[list[Any], ...] = (self.rows, self.kept, self.tally, self.repeats, self.late, self.dead_letters)
-        return (*map(len, lists), self.points)
+        return (*map(len, self._lists()), self.points)
 
     def _undo(self, before: tuple[int, ...]) -> None:
         """Be again what one was at `_lengths`; marks may stay, one too many costs a computation and no more."""
         *lengths, self.points = before
-        self.recent.forget(key for key, *_ in self.kept[lengths[1] :])
-        for replay, indices in list(self.replays.items()):
-            if indices[-1] >= lengths[1]:
-                del self.replays[replay]
-        lists: tuple[list[Any], ...] = (
-            self.rows,
-            self.kept,
-            self.tally,
-            self.repeats,
-            self.late,
-            self.dead_letters,
-        )
-        for entries, length in zip(lists, lengths, strict=True):
+        kept = lengths[0]
+        self.recent.forget(key for key, *_ in self.kept[kept:])
+        for entries, length in zip(self._lists(), lengths, strict=True):
             del entries[length:]
+
+    def _lists(self) -> tuple[list[Any], ...]:
+        return (self.kept, self.rows, self.tally, self.repeats, self.late, self.dead_letters, self.replays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +420,17 @@ class _Place:
     pack: Pack
     message: Message
     position: int
+
+
+def _within_limits(result: Reading | Refusal, device: Device) -> Reading | Refusal:
+    if isinstance(result, Reading) and (refused := device.refused.get(tuple(result.values))):
+        return Refusal(reason=refused.reason, detail=refused.detail, element=result.element, raw=result.raw)
+    return result
+
+
+def _whole_or_not(results: list[Reading | Refusal]) -> list[Reading | Refusal]:
+    """A replay succeeds whole or changes nothing: then this is its first refusal."""
+    return next(([result] for result in results if isinstance(result, Refusal)), results)
 
 
 def _clean_ts(ts: object) -> int:

@@ -18,6 +18,8 @@ from pipeline.packs import Message
 US: Final = 1_000_000
 MINUTE_US: Final = 60 * US
 HOUR_US: Final = 3600 * US
+LARGEST: Final = 1e300
+"""A value is smaller than this, so that the sum of a day's values fits a double."""
 MILLISECONDS_FROM: Final = 10**11
 """A numeric `ts` from here on is milliseconds since 1970, below it seconds."""
 
@@ -133,10 +135,6 @@ def is_status_topic(topic: str) -> bool:
     """Status messages are no readings: the ledger does not count them."""
     match = _TOPIC(topic)
     return match is not None and match[3] == Kind.STATUS
-
-
-def is_metric_name(name: str) -> bool:
-    return _METRIC(name) is not None
 
 
 def unit_of(metric: str) -> str | None:
@@ -283,9 +281,12 @@ def _value(name: str, value: object) -> float:
             Reason.VALUE_NOT_A_NUMBER, f"{name} is {_shown(value)}, neither a number nor a boolean"
         )
     try:
-        return float(value)
+        number = float(value)
     except OverflowError as error:
         raise InvalidReadingError(Reason.VALUE_NOT_FINITE, f"{name} does not fit a double") from error
+    if abs(number) >= LARGEST:
+        raise InvalidReadingError(Reason.VALUE_NOT_FINITE, f"{name} is {number:g}; a value is below {LARGEST:g}")
+    return number
 
 
 def _shown(value: Any) -> str:

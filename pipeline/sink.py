@@ -18,6 +18,7 @@ from psycopg import AsyncConnection, errors
 
 from pipeline.batches import HOUR_BITS, Batch, DeadLetter, Pack, Recent, messages_of, part_of
 from pipeline.directory import Directory
+from pipeline.packs import Message
 from pipeline.patience import Answer, Connection, judge
 from pipeline.positions import Pair, Position, Positions
 from pipeline.readings import HOUR_US, MINUTE_US, US, Limits, Reason, Refusal, is_status_topic
@@ -160,12 +161,17 @@ ON CONFLICT (device_id) DO UPDATE SET online = excluded.online, received_at = ex
 WHERE s.received_at <= excluded.received_at"""
 # An unchanged status keeps its time: a retained "offline" that the broker repeats must not hide newer readings.
 
-RESOLVE = """
-UPDATE dead_letters SET replayed_at = now(), outcome = %(outcome)s, resolved = true
-WHERE id = %(id)s AND NOT resolved
-RETURNING device_id, extract(epoch FROM received_at)::bigint / 3600, reason"""
-
-FAIL_REPLAY = "UPDATE dead_letters SET replayed_at = now(), outcome = %(outcome)s WHERE id = %(id)s AND NOT resolved"
+SETTLE = """
+WITH known AS (
+    SELECT id FROM dead_letters
+    WHERE id = %(id)s AND mqtt_topic = %(topic)s AND received_at = to_timestamp(%(received_us)s / 1000000.0)
+), settled AS (
+    UPDATE dead_letters l SET replayed_at = now(), outcome = %(outcome)s, resolved = %(resolved)s
+    FROM known WHERE l.id = known.id AND NOT l.resolved
+    RETURNING l.device_id, extract(epoch FROM l.received_at)::bigint / 3600, l.reason
+)
+SELECT settled.* FROM known LEFT JOIN settled ON true"""
+# No row: no such dead letter here, the database was restored from before it. NULLs: it was resolved before.
 
 
 class FencedError(Exception):
@@ -464,9 +470,9 @@ class Sink:
         times = [key[1] for key, *_ in batch.kept]
         span = {"first": min(times) / US - 1, "last": max(times) / US + 1}
         refused = {reading async for (reading,) in await database.execute(CONFLICTS, span)}
-        for indices in batch.replays.values():
-            if refused.intersection(indices):
-                refused.update(indices)
+        for replay in batch.replays:
+            if refused.intersection(replay.indices):
+                refused.update(replay.indices)
         cursor = await database.execute(INSERT_STAGED, {"refused": sorted(refused)})
         BATCHES.labels("staged").inc()
         return Stored(points=dict(await cursor.fetchall()), conflicts=refused)
@@ -477,13 +483,13 @@ class Sink:
         account = Account()
         self._account_readings(account, batch, stored)
         letters = batch.dead_letters + self._conflicts(batch, stored)
-        new = [letter for letter in letters if letter.replay_of is None]
+        new = [letter for letter in letters if not await self._replay_failed(database, letter)]
         for letter in new:
             if not is_status_topic(letter.message.topic):
                 hour = letter.message.received_us // HOUR_US
                 account.add(letter.device_id, hour, Account.RECEIVED, 1)
                 account.refuse(letter.device_id, hour, letter.refusal.reason, 1)
-        await self._settle_replays(database, account, batch, stored, letters)
+        await self._settle_replays(database, account, batch, stored)
         if new:
             await database.execute(WRITE_DEAD_LETTERS, self._columns(new))
         if batch.statuses:
@@ -540,25 +546,28 @@ class Sink:
             )
         return letters
 
-    async def _settle_replays(
-        self, database: AsyncConnection, account: Account, batch: Batch, stored: Stored, letters: list[DeadLetter]
-    ) -> None:
-        """A replay that succeeded moves one from refused in its old hour; one that failed changes only its outcome."""
-        failed = {letter.replay_of: letter.refusal.reason for letter in letters if letter.replay_of is not None}
-        for letter_id, reason in failed.items():
-            await database.execute(FAIL_REPLAY, {"id": letter_id, "outcome": reason})
-        for letter_id, indices in batch.replays.items():
-            if letter_id in failed:
+    async def _replay_failed(self, database: AsyncConnection, letter: DeadLetter) -> bool:
+        """Whether this is a known dead letter's replay, refused again: that changes its outcome and nothing else."""
+        if letter.replay_of is None:
+            return False
+        outcome = str(letter.refusal.reason)
+        return bool(await _settle(database, letter.replay_of, letter.message, outcome, resolved=False))
+
+    async def _settle_replays(self, database: AsyncConnection, account: Account, batch: Batch, stored: Stored) -> None:
+        """A replay that succeeded moves one from refused in its old hour; a copy of it is no reading of its own."""
+        for replay in batch.replays:
+            if stored.conflicts.intersection(replay.indices):
                 continue
-            new = stored.points is None or any(stored.points.get(index) for index in indices)
+            new = stored.points is None or any(stored.points.get(index) for index in replay.indices)
             outcome = "stored" if new else "duplicate"
-            cursor = await database.execute(RESOLVE, {"id": letter_id, "outcome": outcome})
-            if row := await cursor.fetchone():
-                device_id, hour, reason = row
-                account.add(device_id, int(hour), Account.RECEIVED, -1)
-                account.refuse(device_id, int(hour), reason, -1)
-            else:  # resolved before: the copy of a replay that came twice is no reading of its own
-                self._take_back(account, batch, stored, indices)
+            for device_id, hour, reason in await _settle(
+                database, replay.letter_id, replay.message, outcome, resolved=True
+            ):
+                if reason is None:
+                    self._take_back(account, batch, stored, replay.indices)
+                else:
+                    account.add(device_id, int(hour), Account.RECEIVED, -1)
+                    account.refuse(device_id, int(hour), reason, -1)
 
     def _take_back(self, account: Account, batch: Batch, stored: Stored, indices: list[int]) -> None:
         for index in indices:
@@ -682,6 +691,13 @@ async def _mark(
     ]
     if new:
         await database.execute(MARK, [list(column) for column in zip(*new, strict=True)])
+
+
+async def _settle(
+    database: AsyncConnection, letter_id: int, message: Message, outcome: str, *, resolved: bool
+) -> list[Any]:
+    values = {"id": letter_id, "topic": _text(message.topic), "received_us": message.received_us}
+    return await (await database.execute(SETTLE, {**values, "outcome": outcome, "resolved": resolved})).fetchall()
 
 
 async def _write_account(database: AsyncConnection, account: Account) -> None:

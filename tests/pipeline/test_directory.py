@@ -153,3 +153,17 @@ async def test_two_workers_learn_the_same_names_at_once(database: str, there: Ta
     assert there.one("SELECT count(*) FROM sites") == 1
     assert there.one("SELECT count(*) FROM readings") == 40 * 30
     assert there.one("SELECT count(*) FROM metrics") == 30
+
+
+@pytest.mark.parametrize(
+    "payload", [{"new": "warm"}, {"new": []}, {"new": 1, "B": 1}, {"new": 1, "ts": 1}, {"new": 1, "seq": "one"}]
+)
+async def test_a_refused_reading_makes_no_metric_known(
+    database: str, there: Tables, payload: dict[str, object]
+) -> None:
+    log = Log()
+    async with sink(database, log) as it:
+        await it.write(log.put(message(payload)))
+        await it.write(log.put(message(payload), reading(0)))
+    assert there.all("SELECT name FROM metrics") == [("temperature_c",)]
+    assert there.ledger_of() == (3, 1, 0, 2)

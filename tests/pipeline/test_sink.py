@@ -598,12 +598,13 @@ async def test_a_replay_of_an_array_succeeds_whole_or_changes_nothing(database: 
         await it.write(log.put(reading(0, B)))
         await it.write(log.put(message([{"ts": ts, "a": 1}, {"ts": ts + 1, "a": "x"}])))
         await it.write(log.put(message([{"ts": ts, "a": 1}, {"ts": ts, "a": 2}])))
+        await it.write(log.put(message([{"ts": ts, "a": 1}, {"ts": ts, "b": 2, "c": 3}])))
     before = there.ledger()
-    async with sink(database, log) as it:
+    async with sink(database, log, metrics_per_device=2) as it:
         await it.write(log.put(*(replay(letter) for letter in there.letters())))
     assert there.ledger() == before
     assert there.values("a") == []
-    assert [x.outcome for x in there.letters()] == ["value_not_a_number", "conflicts_with_stored"]
+    assert [x.outcome for x in there.letters()] == ["value_not_a_number", "conflicts_with_stored", "too_many_metrics"]
 
 
 async def test_a_replay_of_an_unknown_letter_is_a_reading_of_its_own(database: str, there: Tables) -> None:
@@ -612,6 +613,16 @@ async def test_a_replay_of_an_unknown_letter_is_a_reading_of_its_own(database: s
     async with sink(database, log) as it:
         await it.write(log.put(message({"a": 1}, extra={"dead_letter": 4711})))
     assert there.ledger_of() == (1, 1, 0, 0)
+
+
+async def test_a_replay_of_an_unknown_letter_that_fails_is_a_dead_letter_of_its_own(
+    database: str, there: Tables
+) -> None:
+    log = Log()
+    async with sink(database, log) as it:
+        await it.write(log.put(message(b"{", extra={"dead_letter": 4711})))
+    assert there.reasons() == ["malformed_json"]
+    assert there.ledger_of() == (1, 0, 0, 1)
 
 
 async def test_a_replay_does_not_resolve_another_letter_with_its_number(database: str, there: Tables) -> None:
