@@ -12,7 +12,7 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 
 from pipeline import packs
-from pipeline.readings import InvalidReadingError, Kind, Reason, Refusal, Topic, parse_topic, unit_of
+from pipeline.readings import LARGEST, InvalidReadingError, Kind, Reason, Refusal, Topic, parse_topic, unit_of
 
 REFUSALS_KEPT_SECONDS: Final = 30
 """So long a refusal is remembered: an operator who raises a limit or moves a device sees it work soon after."""
@@ -70,7 +70,8 @@ class Layout:
     """The metrics of one device in the order it sends them, ready to be packed as rows of a binary COPY.
 
     `rows(moment, values)` are all rows of a reading without `seq`, `rows_with_seq` those of one with it; the moment is
-    what `batches.MOMENT` or `MOMENT_WITH_SEQ` packed. `struct.error` or `OverflowError` if a value is not a double.
+    what `batches.MOMENT` or `MOMENT_WITH_SEQ` packed. `OverflowError`, `TypeError` or `struct.error` if a value is no
+    number below `LARGEST`.
     """
 
     __slots__ = ("device_id", "key", "metric_ids", "points", "rows", "rows_with_seq")
@@ -89,36 +90,53 @@ _PREFIX = Struct(">hiiih").pack
 
 
 def _packer(prefixes: Sequence[bytes], pack: Callable[..., bytes]) -> Rows:
-    """Prefix, moment and value of each row in one call; written out up to four, which saves 0.5 µs a reading."""
-    match prefixes:
-        case [a]:
-            return lambda moment, values: pack(a, moment, *values)
-        case [a, b]:
+    """Prefix, moment and value of each row in one call; written out up to three, which saves 0.5 µs a reading."""
+    return {1: _one, 2: _two, 3: _three}.get(len(prefixes), _many)(prefixes, pack)
 
-            def two(moment: bytes, values: Iterable[Any]) -> bytes:
-                v, w = values
-                return pack(a, moment, v, b, moment, w)
 
-            return two
-        case [a, b, c]:
+def _one(prefixes: Sequence[bytes], pack: Callable[..., bytes]) -> Rows:
+    (a,) = prefixes
 
-            def three(moment: bytes, values: Iterable[Any]) -> bytes:
-                v, w, x = values
-                return pack(a, moment, v, b, moment, w, c, moment, x)
+    def rows(moment: bytes, values: Iterable[Any]) -> bytes:
+        (v,) = values
+        if not -LARGEST < v < LARGEST:
+            raise OverflowError
+        return pack(a, moment, v)
 
-            return three
-        case [a, b, c, d]:
+    return rows
 
-            def four(moment: bytes, values: Iterable[Any]) -> bytes:
-                v, w, x, y = values
-                return pack(a, moment, v, b, moment, w, c, moment, x, d, moment, y)
 
-            return four
+def _two(prefixes: Sequence[bytes], pack: Callable[..., bytes]) -> Rows:
+    a, b = prefixes
 
-    def many(moment: bytes, values: Iterable[Any]) -> bytes:
+    def rows(moment: bytes, values: Iterable[Any]) -> bytes:
+        v, w = values
+        if not (-LARGEST < v < LARGEST and -LARGEST < w < LARGEST):
+            raise OverflowError
+        return pack(a, moment, v, b, moment, w)
+
+    return rows
+
+
+def _three(prefixes: Sequence[bytes], pack: Callable[..., bytes]) -> Rows:
+    a, b, c = prefixes
+
+    def rows(moment: bytes, values: Iterable[Any]) -> bytes:
+        v, w, x = values
+        if not (-LARGEST < v < LARGEST and -LARGEST < w < LARGEST and -LARGEST < x < LARGEST):
+            raise OverflowError
+        return pack(a, moment, v, b, moment, w, c, moment, x)
+
+    return rows
+
+
+def _many(prefixes: Sequence[bytes], pack: Callable[..., bytes]) -> Rows:
+    def rows(moment: bytes, values: Iterable[Any]) -> bytes:
+        if not all(-LARGEST < value < LARGEST for value in values):
+            raise OverflowError
         return pack(*(part for prefix, value in zip(prefixes, values, strict=True) for part in (prefix, moment, value)))
 
-    return many
+    return rows
 
 
 @dataclass(slots=True)

@@ -95,6 +95,7 @@ def test_a_good_reading(payload: bytes, ts_us: int, values: dict[str, float]) ->
         (b'{"a":{"b":1}}', "value_not_a_number"),
         (b'{"a":1e999}', "value_not_finite"),
         (b'{"a":' + b"9" * 400 + b"}", "value_not_finite"),
+        (b'{"a":-1.7e308}', "value_not_finite"),
         (b"{}", "no_metrics"),
         (b'{"ts":1764000000}', "no_metrics"),
         (b'{"a":null}', "no_metrics"),
