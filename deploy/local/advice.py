@@ -20,7 +20,7 @@ def of(here: Instance, running: Sequence[str]) -> str:
         f"  end it       scripts/down{name}        (--delete: with its data)",
     ]
     if "gateway" in running:
-        lines[1:1] = [f"  the API      http://127.0.0.1:{port['gateway']}/api/v1/openapi.json  (docs/api.md explains it)"]
+        lines[1:1] = [f"  the API      http://127.0.0.1:{port['gateway']}/api/v1/openapi.json"]
         lines += [
             "",
             "Send a reading, and see it:",
