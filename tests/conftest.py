@@ -28,11 +28,17 @@ SERVERS = {
 
 
 def pytest_report_header() -> list[str]:
-    lines = [f"{variable}={os.environ[variable]}" for variable in SERVERS if variable in os.environ]
+    lines = [f"{variable}={_shown(os.environ[variable])}" for variable in SERVERS if variable in os.environ]
     missing = [f"{name} ({what})" for name, what in SERVERS.items() if name not in os.environ]
     if missing:
         lines.append(f"skipped are the tests that need {', '.join(missing)}: scripts/test starts all of them")
     return lines
+
+
+def _shown(address: str) -> str:
+    """Without its password: this goes into logs."""
+    parts = urlsplit(address)
+    return address.replace(f":{parts.password}@", ":…@") if parts.password else address
 
 
 def pytest_configure() -> None:
