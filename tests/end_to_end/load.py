@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -120,8 +121,10 @@ class Progress:
         return max(self._standstill(moves, since) for moves in self.moves.values())
 
     def _standstill(self, moves: list[float], since: float) -> float:
-        pairs = zip(moves, moves[1:], strict=False)
-        return max((end - since for begin, end in pairs if end > since and end - begin > STANDSTILL_SECONDS), default=0.0)
+        pairs = pairwise(moves)
+        return max(
+            (end - since for begin, end in pairs if end > since and end - begin > STANDSTILL_SECONDS), default=0.0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +216,7 @@ def verify(stack: Stack, ledger: Path) -> dict[str, dict]:
 def readings_between(bootstrap: str, begin: dict[int, int], end: dict[int, int]) -> int:
     """Count, in the records themselves, what the ledger should have counted as received."""
     return sum(
-        _readings_of(message)
+        readings_of(message)
         for partition, offset in end.items()
         for value in _records(bootstrap, partition, begin.get(partition, 0), offset)
         for message in packs.decode(value)
@@ -236,7 +239,7 @@ def _records(bootstrap: str, partition: int, begin: int, end: int) -> list[bytes
     raise RuntimeError(f"partition {partition}: records up to {end} did not come")
 
 
-def _readings_of(message: packs.Message) -> int:
+def readings_of(message: packs.Message) -> int:
     """A JSON object is one, an array as many as it has elements, what no one can read is one; a status is none."""
     if STATUS.fullmatch(message.topic):
         return 0
@@ -249,7 +252,12 @@ def _readings_of(message: packs.Message) -> int:
 
 class _consumer:  # noqa: N801, a context around confluent's client
     def __init__(self, bootstrap: str) -> None:
-        self._settings = {"bootstrap.servers": bootstrap, "group.id": "none", "enable.auto.commit": False, "log_level": 0}
+        self._settings = {
+            "bootstrap.servers": bootstrap,
+            "group.id": "none",
+            "enable.auto.commit": False,
+            "log_level": 0,
+        }
 
     def __enter__(self) -> Consumer:
         self._kafka = Consumer(self._settings)
