@@ -303,15 +303,10 @@ class Batch:
         unknown = Unknown()
         poisoned = self.poisoned.get((pack.partition, pack.offset), {})
         for position, message in enumerate(messages):
-            place = _Place(pack, message, position)
-            if position in poisoned:
-                device = self.directory.sources.get(message.topic)
-                self._refuse(place, Refusal(reason=Reason.DATABASE_REFUSED, detail=poisoned[position]), device)
-            else:
-                self._add_message(place, unknown)
+            self._add_message(_Place(pack, message, position), unknown, poisoned.get(position))
         return unknown or None
 
-    def _add_message(self, place: "_Place", unknown: Unknown) -> None:
+    def _add_message(self, place: "_Place", unknown: Unknown, poison: str | None) -> None:
         topic = place.message.topic
         device = self.directory.sources.get(topic) or self.directory.announcers.get(topic)
         if device is None:
@@ -322,6 +317,8 @@ class Batch:
         elif device.partition != place.pack.partition:
             detail = f"{device.name} belongs to partition {device.partition}, this came through {place.pack.partition}"
             self._refuse(place, Refusal(reason=Reason.WRONG_PARTITION, detail=detail), device)
+        elif poison is not None:
+            self._refuse(place, Refusal(reason=Reason.DATABASE_REFUSED, detail=poison), device)
         elif topic in self.directory.announcers:
             self._add_status(place, device)
         else:

@@ -215,7 +215,7 @@ class Sink:
     """Writes packs; opened with `async with`. `positions` holds the partitions that are this worker's.
 
     `topic_id()` is the id Kafka gave the topic; `first_record(partition, offset)` the offset of the first record
-    Kafka has at or after it; `alive()` is called whenever an outage is being waited out.
+    Kafka has at or after it; `alive()` is called whenever an outage is being waited out, or poison looked for.
     """
 
     def __init__(
@@ -251,6 +251,7 @@ class Sink:
         self._topic_id = topic_id
         self._known_topic_id = ""
         self._first_record = first_record
+        self._alive = alive
         self._connection = Connection(settings, "sink", prepare=_prepare, retrying=alive)
         self._seeking = Connection(settings, "seek", retrying=alive)
         self._most_packs = self._all_packs = settings.worker_packs
@@ -258,6 +259,7 @@ class Sink:
         self._poisoned: dict[tuple[int, int], dict[int, str]] = {}
         self._refused_in_a_row = 0
         self._stale = False
+        self._trying: Sequence[Pack] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -312,7 +314,7 @@ class Sink:
         except psycopg.Error as error:
             if judge(error) is Answer.BUG:
                 raise
-            await self._narrow(packs, error)
+            await self._narrow(error)
             return packs
         return left
 
@@ -329,6 +331,7 @@ class Sink:
             self.forget()
         await self._know_positions(database, {pack.partition for pack in packs})
         todo = await self._not_stored(packs)
+        self._trying = todo[: self._most_packs]
         batch, left = await self._fill(database, todo)
         if batch.packs:
             await self._commit(database, batch)
@@ -618,21 +621,26 @@ class Sink:
 
     # When the database answers and will not have it --------------------------------------------------------
 
-    async def _narrow(self, packs: list[Pack], error: psycopg.Error) -> None:
+    async def _narrow(self, error: psycopg.Error) -> None:
         """The same error again and again: a smaller batch next, or find the messages that cause it."""
         HALVED.inc()
-        tried = min(len(packs), self._most_packs)
-        if tried > 1:
-            self._most_packs = tried // 2
+        if len(self._trying) > 1:
+            self._most_packs = len(self._trying) // 2
             log.warning("batch_halved", packs=self._most_packs, why=str(error).strip(), state=error.sqlstate)
             return
-        pack = packs[0]
+        if not self._trying:
+            raise error
+        pack = self._trying[0]
         count = len(messages_of(pack))
+        taken_out = self._poisoned.pop((pack.partition, pack.offset), {})
         bad = await self._poison(pack, list(range(count)))
-        if not bad and error.sqlstate == "57014":
+        nothing_new = bad.keys() == taken_out.keys()
+        if nothing_new and error.sqlstate == "57014":
+            self._poisoned[(pack.partition, pack.offset)] = bad
             return  # too slow as a whole, fine in parts: the database is busy
-        self._refused_in_a_row += len(bad)
-        if not bad or (len(bad) == count and count > 1) or self._refused_in_a_row > REFUSED_IN_A_ROW:
+        self._refused_in_a_row = self._refused_in_a_row + 1 if len(bad) == count else 0
+        all_of_them = (len(bad) == count and count > 1) or self._refused_in_a_row > REFUSED_IN_A_ROW
+        if nothing_new or all_of_them:
             raise error
         log.error("database_refused", partition=pack.partition, offset=pack.offset, messages=len(bad),
                   why=str(error).strip(), state=error.sqlstate)  # fmt: skip
@@ -654,6 +662,7 @@ class Sink:
     async def _refusal(self, pack: Pack, positions: list[int]) -> str | None:
         """Why the database refuses these messages of a pack, tried and rolled back; None if it takes them."""
         part = Pack(pack.partition, pack.offset, part_of(pack, positions), pack.timestamp_us)
+        self._alive()
         self.forget()
         try:
             async for attempt in self._connection.attempts(same_error=SAME_ERROR):

@@ -699,6 +699,16 @@ async def test_every_message_failing_is_raised(database: str, there: Tables) -> 
     assert there.letters() == there.rows() == []
 
 
+@pytest.mark.usefixtures("no_thirteen")
+async def test_a_message_that_cannot_even_be_a_dead_letter_is_raised(database: str, there: Tables) -> None:
+    there.do("ALTER TABLE dead_letters ADD CONSTRAINT nor_here CHECK (reason <> 'database_refused')")
+    log = Log()
+    async with sink(database, log) as it:
+        with pytest.raises(errors.CheckViolation, match="nor_here"):
+            await it.write(log.put(reading(0), reading(1, a=13)))
+    assert there.rows() == []
+
+
 async def test_every_pack_of_one_message_failing_is_raised(database: str, there: Tables) -> None:
     there.do("ALTER TABLE readings ADD CONSTRAINT nothing CHECK (value IS NULL)")
     log = Log()
