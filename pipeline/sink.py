@@ -6,9 +6,10 @@ What is remembered between batches is remembered after the commit and thrown awa
 
 import time
 from collections import Counter as Tally
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Final, Self
 
 import psycopg
@@ -81,19 +82,20 @@ RETURNING o.partition, o.closings"""
 COPY_ROWS = "COPY readings (device_id, metric_id, ts, received_at, seq, value) FROM STDIN (FORMAT binary)"
 COPY_STAGED = "COPY staged (reading, device_id, metric_id, ts, received_at, seq, value) FROM STDIN (FORMAT binary)"
 
-CONFLICTS = """
-SELECT DISTINCT reading
+CONTESTED = """
+SELECT reading, device_id, metric_id, ts, value, stored
 FROM (
-    SELECT s.reading, s.value, coalesce(r.value, first_value(s.value) OVER same_key) AS kept
+    SELECT s.*, r.value AS stored, min(s.value) OVER same_key AS least, max(s.value) OVER same_key AS greatest
     FROM staged s LEFT JOIN LATERAL (
         SELECT value FROM readings r
         WHERE r.device_id = s.device_id AND r.metric_id = s.metric_id AND r.ts = s.ts
           AND r.ts BETWEEN to_timestamp(%(first)s) AND to_timestamp(%(last)s)
         OFFSET 0
     ) r ON true
-    WINDOW same_key AS (PARTITION BY s.device_id, s.metric_id, s.ts ORDER BY s.reading)
+    WINDOW same_key AS (PARTITION BY s.device_id, s.metric_id, s.ts)
 ) AS compared
-WHERE value <> kept"""
+WHERE least <> greatest OR value <> stored
+ORDER BY reading"""
 
 INSERT_STAGED = """
 WITH fresh AS (
@@ -472,10 +474,8 @@ class Sink:
         await _copy(database, COPY_STAGED, batch.staged_data())
         times = [key[1] for key, *_ in batch.kept]
         span = {"first": min(times) / US - 1, "last": max(times) / US + 1}
-        refused = {reading async for (reading,) in await database.execute(CONFLICTS, span)}
-        for replay in batch.replays:
-            if refused.intersection(replay.indices):
-                refused.update(replay.indices)
+        contested = await (await database.execute(CONTESTED, span)).fetchall()
+        refused = _conflicting(contested, {i: replay.indices for replay in batch.replays for i in replay.indices})
         cursor = await database.execute(INSERT_STAGED, {"refused": sorted(refused)})
         BATCHES.labels("staged").inc()
         return Stored(points=dict(await cursor.fetchall()), conflicts=refused)
@@ -534,9 +534,10 @@ class Sink:
 
     def _conflicts(self, batch: Batch, stored: Stored) -> list[DeadLetter]:
         letters = []
+        places = _places(batch.packs) if stored.conflicts else {}
         for index in sorted(stored.conflicts):
             key, message, _, reading = batch.kept[index]
-            pack, position = _place(batch.packs, message)
+            pack, position = places[(message.topic, message.received_us, message.payload)]
             refusal = Refusal(
                 reason=Reason.CONFLICTS_WITH_STORED,
                 detail="another value is stored for the same device, metric and ts; it stays",
@@ -608,7 +609,9 @@ class Sink:
         READINGS.labels("stored").inc(new)
         READINGS.labels("duplicate").inc(len(batch.repeats) + len(batch.tally) - new - len(stored.conflicts))
         READINGS.labels("refused").inc(len(batch.dead_letters) + len(stored.conflicts))
-        LATE.inc(len(batch.late))
+        LATE.inc(
+            len(batch.late) if stored.points is None else sum(self._is_late(batch, index) for index in stored.points)
+        )
         for letter in batch.dead_letters:
             REFUSED.labels(letter.refusal.reason).inc()
         REFUSED.labels(Reason.CONFLICTS_WITH_STORED).inc(len(stored.conflicts))
@@ -731,12 +734,28 @@ def _hour(counted: int) -> int:
     return counted & ((1 << HOUR_BITS) - 1)
 
 
-def _place(packs: Sequence[Pack], message: Any) -> tuple[Pack, int]:
-    for pack in packs:
-        for position, candidate in enumerate(messages_of(pack)):
-            if candidate == message:
-                return pack, position
-    raise LookupError("a message of this batch is in none of its packs")
+def _conflicting(contested: Iterable[tuple[Any, ...]], together: Mapping[int, list[int]]) -> set[int]:
+    """Readings that say otherwise than what is stored, or than an earlier one that will be; a replay is all or none."""
+    refused: set[int] = set()
+    kept: dict[Any, float] = {}
+    for indices, points in groupby(contested, lambda point: together.get(point[0], [point[0]])):
+        new: dict[Any, float] = {}
+        for _, *key, value, stored in points:
+            known = kept.get(tuple(key), value if stored is None else stored)
+            if new.setdefault(tuple(key), known) != value:
+                refused.update(indices)
+        if indices[0] not in refused:
+            kept.update(new)
+    return refused
+
+
+def _places(packs: Iterable[Pack]) -> dict[tuple[Any, ...], tuple[Pack, int]]:
+    """Where each message stood."""
+    return {
+        (message.topic, message.received_us, message.payload): (pack, position)
+        for pack in packs
+        for position, message in enumerate(messages_of(pack))
+    }
 
 
 def _text(text: str) -> str:

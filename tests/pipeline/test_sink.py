@@ -414,7 +414,7 @@ async def test_late_readings_are_counted(database: str, there: Tables) -> None:
         await it.write(log.put(*batch))
         assert sum(counts[4] for counts in there.ledger().values()) == 2
         it.forget()
-        await it.write(log.put(*batch, *(replace_ts(m, 1) for m in batch)))
+        await it.write(log.put(*batch, *(replace_ts(m, 3) for m in batch)))
     assert sum(counts[4] for counts in there.ledger().values()) == 4
     assert sum(counts[2] for counts in there.ledger().values()) == 3
 
