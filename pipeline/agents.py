@@ -130,7 +130,7 @@ class App(faust.App):
         partitions = [tp for tp in consumer.assignment() if tp.topic == self.names.raw]
         begin = await consumer.earliest_offsets(*partitions)
         end = await consumer.highwaters(*partitions)
-        next_offsets = await self.sink.next_offsets(tp.partition for tp in partitions)
+        next_offsets = await self.sink.next_offsets([tp.partition for tp in partitions])  # may be tried again
         for tp in partitions:
             stored = next_offsets[tp.partition]
             if stored > end[tp]:
