@@ -57,7 +57,9 @@ async def test_a_reading_is_seen_through_the_api_within_seconds(sensor, api):
     now = datetime.now(UTC).replace(microsecond=123_000)
     await sensor.send({"ts": iso(now), "seq": 7, "temperature_c": 3.4, "door_open": False})
     sent = time.monotonic()
-    eventually(lambda: bool(answer(api, f"/devices/{sensor.device}/latest")), SECONDS, "the reading in the API")
+    eventually(
+        lambda: bool(answer(api, f"/devices/{sensor.device}/latest").get("values")), SECONDS, "the reading in the API"
+    )
     assert time.monotonic() - sent < 5
     values = {value["metric"]: value for value in answer(api, f"/devices/{sensor.device}/latest")["values"]}
     assert (values["temperature_c"]["value"], values["temperature_c"]["unit"]) == (3.4, "°C")
