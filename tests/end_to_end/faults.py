@@ -21,6 +21,7 @@ class How(StrEnum):
     TERM = "term"
     FREEZE = "freeze"
     AWAY = "away"
+    KILL_BESIDE_FROZEN = "kill-beside-frozen"
     COME_AND_GO = "come-and-go"
 
 
@@ -30,9 +31,11 @@ class Case:
     how: How
     seconds: float = 0
     """Of the outage; a killed or ended part is started again at once, by the supervisor."""
+    frozen: str = ""
+    """The part beside it that takes nothing meanwhile, so that much is under way when this one dies."""
 
     def __str__(self) -> str:
-        return f"{self.part}:{self.how}"
+        return f"{self.part}:{self.how}{f'-{self.frozen}' if self.frozen else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,15 @@ def away(kafka: float, postgres: float) -> tuple[Case, ...]:
     )
 
 
+FULL_HANDS = tuple(
+    Case(part=part, how=How.KILL_BESIDE_FROZEN, frozen=frozen, seconds=5)
+    for part, frozen in (
+        ("mosquitto", "bridge-0"),
+        ("bridge-0", "kafka"),
+        ("kafka", "worker-1"),
+        ("worker-1", "postgres"),
+    )
+)
 COME_AND_GO = Case(part="worker-2", how=How.COME_AND_GO)
 
 
@@ -92,11 +104,26 @@ def _term(stack: Stack, case: Case) -> bool:
 
 def _end(stack: Stack, part: str, number: signal.Signals) -> bool:
     """Whether the supervisor started it again, with another pid, and it answers."""
+    _signal_and_wait(stack, part, number)
+    return stack.wait_ready(part, seconds=RECOVERY_SECONDS)
+
+
+def _signal_and_wait(stack: Stack, part: str, number: signal.Signals) -> None:
+    """Return when the supervisor has started it again."""
     before = stack.pid(part)
     assert before, f"{part} does not run"
     stack.signal(part, number)
     eventually(lambda: stack.pid(part) not in {0, before}, RECOVERY_SECONDS, f"{part} is not started again")
-    return stack.wait_ready(part, seconds=RECOVERY_SECONDS)
+
+
+def _kill_beside_frozen(stack: Stack, case: Case) -> bool:
+    stack.signal(case.frozen, signal.SIGSTOP)
+    try:
+        time.sleep(case.seconds)
+        _signal_and_wait(stack, case.part, signal.SIGKILL)
+    finally:
+        stack.signal(case.frozen, signal.SIGCONT)
+    return all(stack.wait_ready(part, seconds=RECOVERY_SECONDS) for part in (case.part, case.frozen))
 
 
 def _freeze(stack: Stack, case: Case) -> bool:
@@ -136,5 +163,6 @@ FAULTS: dict[How, Callable[[Stack, Case], bool]] = {
     How.TERM: _term,
     How.FREEZE: _freeze,
     How.AWAY: _away,
+    How.KILL_BESIDE_FROZEN: _kill_beside_frozen,
     How.COME_AND_GO: _come_and_go,
 }

@@ -19,10 +19,10 @@ import psutil
 from deploy.local.layout import REPOSITORY
 from deploy.local.say import say
 from tests.end_to_end import faults
-from tests.end_to_end.faults import COME_AND_GO, MATRIX, Case, Outcome
+from tests.end_to_end.faults import COME_AND_GO, FULL_HANDS, MATRIX, Case, Outcome
 from tests.end_to_end.stacks import own_stack
 
-CASES = {str(case): case for case in (*MATRIX, *faults.away(kafka=120, postgres=60), COME_AND_GO)}
+CASES = {str(case): case for case in (*MATRIX, *FULL_HANDS, *faults.away(kafka=120, postgres=60), COME_AND_GO)}
 PAGE = REPOSITORY / "docs" / "reliability.md"
 RESULTS = REPOSITORY / "docs" / "reliability" / "results.json"
 BEGIN, END = "<!-- scripts/faults writes from here -->", "<!-- to here -->"

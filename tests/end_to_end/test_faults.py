@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.settings import BridgeSettings, WorkerSettings
 from tests.end_to_end import faults
-from tests.end_to_end.faults import COME_AND_GO, MATRIX, Case, How
+from tests.end_to_end.faults import COME_AND_GO, FULL_HANDS, MATRIX, Case, How
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -16,7 +16,7 @@ RATE = 1_000
 AWAY = faults.away(kafka=30, postgres=20)
 
 
-@pytest.mark.parametrize("case", [*MATRIX, *AWAY, COME_AND_GO], ids=str)
+@pytest.mark.parametrize("case", [*MATRIX, *FULL_HANDS, *AWAY, COME_AND_GO], ids=str)
 def test_nothing_is_lost_and_nothing_is_twice(stack, case: Case, tmp_path):
     outcome = faults.run(stack, case, tmp_path, rate=RATE)
     assert outcome.account.wrong == {}
