@@ -25,8 +25,8 @@ def of(here: Instance, running: Sequence[str]) -> str:
             "",
             "Send a reading, and see it:",
             f"  {publish_command(here)} -h 127.0.0.1 -p {port['mqtt']} -q 1 \\",
-            f"      -t brigade/v1/my-kitchen/my-fridge/readings -m '{READING}'",
-            f"  curl 'http://127.0.0.1:{port['gateway']}/api/v1/devices/my-fridge/latest'",
+            f"      -t brigade/v1/my-place/fridge-1/readings -m '{READING}'",
+            f"  curl 'http://127.0.0.1:{port['gateway']}/api/v1/devices/fridge-1/latest'",
         ]
     return "\n".join(lines)
 

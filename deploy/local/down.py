@@ -27,26 +27,35 @@ def shut_down(instance: Instance) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/down", description="End what scripts/up started.")
-    parser.add_argument("--instance", default=os.environ.get("BRIGADE_INSTANCE", "local"))
+    parser.add_argument("--instance", default=os.environ.get("BRIGADE_INSTANCE", "local"), help="which; default: local")
     parser.add_argument(
         "--delete", action="store_true", help="also delete the data, and the cache when no instance is left"
     )
     asked = parser.parse_args()
     try:
-        shut_down(Instance.load(asked.instance))
-        say(f"instance {asked.instance} is down")
-    except LayoutError:
-        say(f"there is no instance {asked.instance}")
-    if asked.delete:
-        delete(asked.instance)
+        end(asked.instance)
+        if asked.delete:
+            delete(asked.instance)
+    except LayoutError as error:
+        stop(error)
+
+
+def end(name: str) -> None:
+    if not (state_folder(name) / "instance.json").exists():
+        say(f"there is no instance {name}")
+        return
+    shut_down(Instance.load(name))
+    say(f"instance {name} is down")
 
 
 def delete(name: str) -> None:
-    roots.remove(state_folder(name))
-    say(f"deleted {state_folder(name)}")
+    folder = state_folder(name)
+    if (folder / "lock").exists():  # scripts/up makes it first: without it the folder is not ours
+        roots.remove(folder)
+        say(f"deleted {folder}")
     others = sorted(path.name for path in (cache_folder() / "state").glob("*"))
     if others:
-        say(f"{cache_folder()} stays for: {', '.join(others)}")
+        say(f"{cache_folder()} stays for: {', '.join(others)}; scripts/down --delete --instance {others[0]}")
         return
     say(f"deleting {cache_folder()}")
     roots.remove(cache_folder())  # holds the Python that runs this: nothing may be imported from here on

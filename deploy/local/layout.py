@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -46,6 +47,8 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def state_folder(instance: str, environment: Mapping[str, str] = os.environ) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", instance):  # scripts/down --delete removes this folder
+        raise LayoutError(f"{instance!r} cannot be an instance's name: letters, digits, - and _, at most 40")
     if own := environment.get("BRIGADE_STATE"):
         return Path(own).absolute()
     return cache_folder(environment) / "state" / instance
@@ -59,7 +62,8 @@ def ports(offset: int = 0, own: Mapping[str, int] | None = None) -> dict[str, in
     chosen = {name: own.get(name, port + offset) for name, port in PORTS.items()}
     for name, port in chosen.items():
         if not 0 < port < 65536:
-            raise LayoutError(f"{name} would have port {port}, which does not exist: choose another offset")
+            highest = 65535 - max(PORTS.values())
+            raise LayoutError(f"{name} would have port {port}, which does not exist: an offset is at most {highest}")
     return chosen
 
 

@@ -31,7 +31,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--detach", action="store_true", help="return when everything is ready; scripts/down ends it")
     add("--only", choices=["servers"], help="the servers without our parts")
     add("--instance", default=environment.get("BRIGADE_INSTANCE", "local"), help="name: several can run side by side")
-    add("--offset", type=int, default=int(environment.get("BRIGADE_PORT_OFFSET") or 0), help="added to every port")
+    add("--offset", type=int, default=environment.get("BRIGADE_PORT_OFFSET") or "0", help="added to every port")
     add(
         "--port",
         action="append",
@@ -46,7 +46,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--broker",
         type=Broker,
         choices=list(Broker),
-        default=Broker(environment.get("BRIGADE_BROKER", "durable")),
+        default=environment.get("BRIGADE_BROKER") or "durable",
         help="Mosquitto keeps messages on disk (durable), or faster, and loses them when it is killed (memory)",
     )
     return parser.parse_args(words)
@@ -147,7 +147,8 @@ def check_ports(here: Instance, ours: list[Part]) -> None:
     if "gateway" in wanted:
         wanted.add("gateway-metrics")
     if problems := all_ports.taken({name: port for name, port in here.ports.items() if name in wanted}):
-        stop("\n".join((*problems, "Choose others: --offset 1000 moves all, --port NAME=NUMBER one.")))
+        problems.append("Choose others: --offset 1000 or BRIGADE_PORT_OFFSET=1000 moves all, --port NAME=NUMBER one.")
+        stop("\n".join(problems))
 
 
 def describe(here: Instance, devices: int) -> None:

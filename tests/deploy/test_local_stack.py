@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import ports, roots, sandbox, servers, supervision
+from deploy.local import down, ports, roots, sandbox, servers, supervision, up
 from deploy.local.layout import Broker, Instance, LayoutError, cache_folder, hold, state_folder
 from deploy.local.layout import ports as numbered
 from deploy.local.ready import wait_until
@@ -48,6 +48,32 @@ def test_the_cache_is_where_the_person_says():
     assert cache_folder({"XDG_CACHE_HOME": "/x"}) == Path("/x/brigade")
     assert cache_folder({"XDG_CACHE_HOME": ""}) == Path.home() / ".cache/brigade"
     assert state_folder("blue", {"BRIGADE_CACHE": "/here"}) == Path("/here/state/blue")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../..", "/home/me", "a b", "a" * 41])
+def test_an_instance_cannot_lie_outside_of_the_cache(name):
+    with pytest.raises(LayoutError, match="cannot be an instance's name"):
+        state_folder(name, {"BRIGADE_CACHE": "/here"})
+
+
+def test_only_what_scripts_up_made_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRIGADE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache/state/other").mkdir(parents=True)
+    monkeypatch.setenv("BRIGADE_STATE", str(tmp_path / "precious"))
+    (tmp_path / "precious").mkdir()
+    down.delete("local")
+    assert (tmp_path / "precious").exists()
+    (tmp_path / "precious/lock").touch()
+    down.delete("local")
+    assert not (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize(("variable", "value"), [("BRIGADE_PORT_OFFSET", "many"), ("BRIGADE_BROKER", "rabbit")])
+def test_a_wrong_variable_is_told_like_a_wrong_option(variable, value, monkeypatch, capsys):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit):
+        up.arguments([])
+    assert value in capsys.readouterr().err
 
 
 def test_an_offset_moves_every_port_but_those_named():
