@@ -126,8 +126,7 @@ def parse_topic(topic: str) -> Topic:
     if match := _TOPIC(topic):
         return Topic(match[1], match[2], Kind(match[3]))
     raise InvalidReadingError(
-        Reason.MISPLACED_TOPIC,
-        f"{_shown(topic)} is not brigade/v1/SITE/DEVICE/readings or /status with plain names",
+        Reason.MISPLACED_TOPIC, "neither brigade/v1/SITE/DEVICE/readings nor …/status with plain names"
     )
 
 
@@ -192,7 +191,9 @@ def parse_status(payload: bytes) -> bool | None:
             return False
         case b"":
             return None
-    raise InvalidReadingError(Reason.STATUS_INVALID, f"{_shown(payload)} is neither online nor offline")
+    raise InvalidReadingError(
+        Reason.STATUS_INVALID, f"{_shown(payload.decode(errors='replace'))} is neither online nor offline"
+    )
 
 
 def parse_ts(ts: object) -> int:
