@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ class How(StrEnum):
     FREEZE = "freeze"
     AWAY = "away"
     KILL_BESIDE_FROZEN = "kill-beside-frozen"
+    KILL_ALL = "kill-all"
     COME_AND_GO = "come-and-go"
 
 
@@ -40,16 +41,17 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    case: Case
+    """Of cases that the same sensors lived through, one after the other."""
+
     account: Account
-    recovery_seconds: float
-    """From the fault to the moment when the last partition that stood still committed rows again."""
-    returned: bool
-    """By itself: with a new pid where it had ended."""
+    recovery_seconds: dict[str, float]
+    """From each fault to the moment when the last partition that stood still committed rows again."""
+    not_returned: tuple[str, ...]
+    """Cases after which a part did not come back by itself, or a partition did not move again."""
 
     @property
     def right(self) -> bool:
-        return self.account.right and self.returned
+        return self.account.right and not self.not_returned
 
 
 MATRIX = tuple(
@@ -75,22 +77,30 @@ FULL_HANDS = tuple(
         ("worker-1", "postgres"),
     )
 )
-COME_AND_GO = Case(part="worker-2", how=How.COME_AND_GO)
+COME_AND_GO = Case(part="worker-1", how=How.COME_AND_GO)
+ALL_AT_ONCE = Case(part="everything", how=How.KILL_ALL)
 
 
-def run(stack: Stack, case: Case, folder: Path, *, rate: int = 1_000) -> Outcome:
-    """Sensors at work, the fault, everything moving again, the sensors' goodbye, the account."""
+def run(stack: Stack, cases: Sequence[Case], folder: Path, *, rate: int = 1_000) -> Outcome:
+    """Sensors at work; each fault, and everything moving again; the sensors' goodbye; the account."""
     books = Books(stack)
+    recovery_seconds: dict[str, float] = {}
     with Progress(stack) as progress, Sensors(stack, folder, rate=rate) as sensors:
-        assert progress.wait_moving(RECOVERY_SECONDS), f"{case}: the partitions did not move before the fault"
-        begin = time.monotonic()
-        returned = FAULTS[case.how](stack, case)
-        moving = progress.wait_moving(RECOVERY_SECONDS)
-        recovery = progress.standstill(begin)
+        assert progress.wait_moving(RECOVERY_SECONDS), "the partitions did not move before the first fault"
+        returned = {str(case): _suffer(stack, case, progress, recovery_seconds) for case in cases}
     account = books.close(sensors.ledger)
     if account.right:
         sensors.ledger.unlink()
-    return Outcome(case=case, account=account, recovery_seconds=recovery, returned=returned and moving)
+    not_returned = tuple(case for case, back in returned.items() if not back)
+    return Outcome(account=account, recovery_seconds=recovery_seconds, not_returned=not_returned)
+
+
+def _suffer(stack: Stack, case: Case, progress: Progress, recovery_seconds: dict[str, float]) -> bool:
+    begin = time.monotonic()
+    returned = FAULTS[case.how](stack, case)
+    moving = progress.wait_moving(RECOVERY_SECONDS)
+    recovery_seconds[str(case)] = progress.standstill(begin)
+    return returned and moving
 
 
 def _kill(stack: Stack, case: Case) -> bool:
@@ -145,16 +155,20 @@ def _away(stack: Stack, case: Case) -> bool:
     return True
 
 
+def _kill_all(stack: Stack, _case: Case) -> bool:
+    for part in PARTS:
+        stack.signal(part, signal.SIGKILL)
+    return all(stack.wait_ready(part, seconds=RECOVERY_SECONDS) for part in PARTS)
+
+
 def _come_and_go(stack: Stack, case: Case) -> bool:
-    """A worker leaves, comes, and goes again while the first is in the middle of taking over."""
-    for _ in range(2):
-        stack.stop(case.part)
-        time.sleep(1)
-        stack.start(case.part)
+    """A worker leaves and comes; then both leave, and come back at different times."""
     stack.stop(case.part)
-    stack.stop("worker-1")
     stack.start(case.part)
-    stack.start("worker-1")
+    for part in (case.part, "worker-2"):
+        stack.stop(part)
+    for part in ("worker-2", case.part):
+        stack.start(part)
     return True
 
 
@@ -164,5 +178,6 @@ FAULTS: dict[How, Callable[[Stack, Case], bool]] = {
     How.FREEZE: _freeze,
     How.AWAY: _away,
     How.KILL_BESIDE_FROZEN: _kill_beside_frozen,
+    How.KILL_ALL: _kill_all,
     How.COME_AND_GO: _come_and_go,
 }

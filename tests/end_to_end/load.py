@@ -43,7 +43,7 @@ class Sensors:
         self.site = f"faults-{secrets.token_hex(4)}"
         self.ledger = folder / f"{self.site}.jsonl"
         words = f"--site {self.site} --devices {devices} --rate {rate} --duration {seconds}"
-        habits = "--offline 0.01 --gap 2 --malformed 0.005 --duplicates 0.01 --late 0.005"
+        habits = "--offline 0.005 --gap 0.5 --malformed 0.005 --duplicates 0.01 --late 0.005"
         self._command = [BRIGADE, "simulate", *words.split(), *habits.split(), "--ledger", str(self.ledger)]
         self._environment = os.environ | stack.env
 
@@ -104,7 +104,7 @@ class Progress:
         lately = max(moment, time.monotonic() - STANDSTILL_SECONDS)
         return all(moves and moves[-1] > lately for moves in self.moves.values())
 
-    def wait_moving(self, seconds: float, *, steady: float = 2.0) -> bool:
+    def wait_moving(self, seconds: float, *, steady: float = 1.5) -> bool:
         """Return True when every partition has kept moving for `steady` seconds; False when time is up."""
         end = time.monotonic() + seconds
         since = time.monotonic()

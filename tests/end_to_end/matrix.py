@@ -19,10 +19,12 @@ import psutil
 from deploy.local.layout import REPOSITORY
 from deploy.local.say import say
 from tests.end_to_end import faults
-from tests.end_to_end.faults import COME_AND_GO, FULL_HANDS, MATRIX, Case, Outcome
+from tests.end_to_end.faults import ALL_AT_ONCE, COME_AND_GO, FULL_HANDS, MATRIX, Case, Outcome
 from tests.end_to_end.stacks import own_stack
 
-CASES = {str(case): case for case in (*MATRIX, *FULL_HANDS, *faults.away(kafka=120, postgres=60), COME_AND_GO)}
+CASES = {
+    str(case): case for case in (*MATRIX, *FULL_HANDS, *faults.away(kafka=120, postgres=60), COME_AND_GO, ALL_AT_ONCE)
+}
 PAGE = REPOSITORY / "docs" / "reliability.md"
 RESULTS = REPOSITORY / "docs" / "reliability" / "results.json"
 BEGIN, END = "<!-- scripts/faults writes from here -->", "<!-- to here -->"
@@ -57,7 +59,7 @@ def main() -> None:
     ):
         for number in range(asked.runs):
             for case in cases:
-                result = one(lambda case=case: faults.run(stack, case, Path(folder), rate=asked.rate), case)
+                result = one(lambda case=case: faults.run(stack, [case], Path(folder), rate=asked.rate), case)
                 results.append(result)
                 say(f"run {number + 1}  {line(result)}")
     print("\n".join(table(results)))
@@ -84,23 +86,23 @@ def one(run: Any, case: Case) -> Result:
         return Result(
             case=str(case), outage_seconds=case.seconds, failed=f"after {time.monotonic() - begin:.0f} s: {error}"
         )
-    return result_of(outcome)
+    return result_of(outcome, case)
 
 
-def result_of(outcome: Outcome) -> Result:
+def result_of(outcome: Outcome, case: Case) -> Result:
     account = outcome.account
     return Result(
-        case=str(outcome.case),
-        outage_seconds=outcome.case.seconds,
+        case=str(case),
+        outage_seconds=case.seconds,
         sent=account.acknowledged + account.unknown,
         acknowledged=account.acknowledged,
         unknown=account.unknown,
         stored=account.stored,
         missing=account.missing,
         twice=account.twice,
-        recovery_seconds=round(outcome.recovery_seconds, 1),
+        recovery_seconds=round(outcome.recovery_seconds[str(case)], 1),
         right=outcome.right,
-        failed=None if outcome.returned else "not everything came back by itself",
+        failed=None if not outcome.not_returned else "not everything came back by itself",
         wrong=account.wrong or None,
     )
 
