@@ -133,7 +133,7 @@ async def _write(database: str, story: Story, staged_for: int, model: Model) -> 
             packs.sort(key=lambda pack: pack.partition)
             if forgotten:
                 it.forget()
-            it._staged_for = max(it._staged_for, staged_for)
+            it.rows.staged_for = max(it.rows.staged_for, staged_for)
             await it.write(packs)
             model.batch([entry for entries in by_partition.values() for entry in entries])
 
