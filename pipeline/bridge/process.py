@@ -150,7 +150,7 @@ class Process:
 
     async def _forward(self, mqtt: Client) -> None:
         if not mqtt.session_present:
-            await self._tell_of_new_session()
+            self._tell_of_new_session()
         await mqtt.subscribe(*self._filters)
         self._had_session = True
         self._set_broker(None)
@@ -181,12 +181,8 @@ class Process:
         except OutageError as error:
             log.warning("stopped_without_broker", reason=str(error))
 
-    async def _tell_of_new_session(self) -> None:
-        """Was there one before? We know of our own; ordinal 0 never leaves, so had one if Kafka has records."""
-        lost = self._had_session
-        with suppress(KafkaAwayError):
-            lost = lost or (self._settings.bridge_ordinal == 0 and await self._records.holds_records())
-        if lost:
+    def _tell_of_new_session(self) -> None:
+        if self._had_session:
             SESSIONS_LOST.inc()
             log.error(
                 "session_lost",
@@ -199,11 +195,16 @@ class Process:
     # Kafka
 
     async def _await_kafka(self) -> None:
-        """Return when it answers; `TopicsError` if the topic is not as it has to be."""
+        """Return when it answers; `TopicsError` if the topic is not as it has to be.
+
+        Ordinal 0 never leaves: if Kafka has records, there was a session before this process.
+        """
         while True:
             self._alive = time.monotonic()
             try:
                 self._check(await self._records.partitions())
+                if self._settings.bridge_ordinal == 0:
+                    self._had_session = await self._records.holds_records(self._settings.partitions)
             except KafkaAwayError as error:
                 self._set_kafka(str(error))
                 await asyncio.sleep(LOOK_SECONDS)

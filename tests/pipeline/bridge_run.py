@@ -1,6 +1,7 @@
 """A bridge as a process of its own, what goes into it, and what came out."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -96,8 +97,15 @@ class Run:
 
     def wait_for(self, count: int, seconds: float = 60) -> list[int]:
         """The numbers, when so many different ones are stored."""
-        assert wait_until(lambda: len(set(self.numbers())) >= count, seconds), f"{len(set(self.numbers()))} came"
-        return self.numbers()
+        found: list[int] = []
+
+        def enough() -> bool:
+            with contextlib.suppress(KafkaException):  # it has started, but does not lead its partitions yet
+                found[:] = self.numbers()
+            return len(set(found)) >= count
+
+        assert wait_until(enough, seconds), f"{len(set(found))} came"
+        return found
 
     def end(self) -> None:
         for bridge in self.bridges:
