@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from deploy.local import advice, database, jars, roots, sandbox, servers, supervision
@@ -86,6 +87,7 @@ def run(here: Instance, asked: argparse.Namespace) -> None:
             f"instance {here.name} is already running, its logs are in {here.logs};"
             f" scripts/down --instance {here.name} ends it"
         )
+        say_again(here.name)
         return
     began = time.monotonic()
     if why := sandbox.missing():
@@ -117,6 +119,13 @@ def run(here: Instance, asked: argparse.Namespace) -> None:
         return
     if late and asked.detach:
         raise SystemExit(1)
+
+
+def say_again(name: str) -> None:
+    """Where to look; nothing while it still starts, or already ends."""
+    with suppress(LayoutError, SupervisionError):
+        stack = Stack.attach(name)
+        print(advice.of(stack.instance, [part for part in ("gateway",) if stack.running(part)]), flush=True)
 
 
 def chosen(here: Instance, asked: argparse.Namespace) -> list[Part]:
