@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from deploy.bench import chain, plots, queries, report, results, telegraf
 from deploy.bench.instance import Bench, running
-from deploy.bench.results import Machine, Results
+from deploy.bench.results import Results
 from deploy.local.layout import REPOSITORY, Broker
 from deploy.local.say import say, stop
 
@@ -18,8 +18,11 @@ examples:
   scripts/bench rival --rates 20000
   scripts/bench queries --rows 5000000
   scripts/bench report                    docs/performance.md again, from its results.json
+  BRIGADE_BRIDGE_LINGER_SECONDS=0.05 scripts/bench chain        with other settings of ours
+
+The first run builds Telegraf and loads the readings for the queries, which takes some minutes more; both are kept.
 """
-WARM_UP = (8_000, 12.0)
+WARM_UP = (8_000, 8.0)
 
 
 def arguments() -> argparse.Namespace:
@@ -68,14 +71,18 @@ def main() -> None:
     asked = arguments()
     began = time.monotonic()
     found = results.load()
-    if asked.what != "report":
+    if asked.what == "report":
+        write(found)
+    else:
         measure(asked, found)
         say(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
-    if asked.what == "report" or asked.save or (asked.what == "all" and not asked.quick):
-        results.save(found)
-        report.write(found)
-        plots.draw(found)
-        say(f"written: {report.PAGE.relative_to(REPOSITORY)}, {results.FOLDER.relative_to(REPOSITORY)}")
+
+
+def write(found: Results) -> None:
+    results.save(found)
+    report.write(found)
+    plots.draw(found)
+    say(f"written: {report.PAGE.relative_to(REPOSITORY)}, {results.FOLDER.relative_to(REPOSITORY)}")
 
 
 def measure(asked: argparse.Namespace, found: Results) -> None:
@@ -84,16 +91,19 @@ def measure(asked: argparse.Namespace, found: Results) -> None:
         "rival": measure_rival,
         "queries": measure_queries,
     }
-    found.machine, found.measured = Machine.this(), Results().measured
+    now = Results()
+    found.machine, found.measured, found.settings = now.machine, now.measured, now.settings
     with running(asked.instance, asked.offset, keep=asked.keep) as bench:
         for part, function in parts.items():
             if asked.what in {part, "all"}:
                 function(asked, bench, found)
+                if asked.save or (asked.what == "all" and not asked.quick):
+                    write(found)
 
 
 def measure_chain(asked: argparse.Namespace, bench: Bench, found: Results) -> None:
     shape = chain.Shape(devices=asked.devices, connections=asked.connections)
-    seconds = asked.seconds or (4 if asked.quick else 15)
+    seconds = asked.seconds or (4 if asked.quick else 12)
     for broker in (Broker.DURABLE, Broker.MEMORY) if asked.broker == "both" else (Broker(asked.broker),):
         say(f"our chain, broker in {broker} mode")
         bench.begin(broker)
@@ -123,7 +133,7 @@ def measure_rival(asked: argparse.Namespace, bench: Bench, found: Results) -> No
     if binary is None:
         return
     shape = chain.Shape(devices=asked.devices, connections=asked.connections)
-    seconds = asked.seconds or (4 if asked.quick else 15)
+    seconds = asked.seconds or (4 if asked.quick else 12)
     rates = asked.rates or ([5_000] if asked.quick else [10_000, 20_000])
     runs = [(telegraf.Layout.WIDE, rate) for rate in rates] + [(telegraf.Layout.NARROW, min(rates[0], 5_000))]
     found.rival = [

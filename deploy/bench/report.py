@@ -11,6 +11,11 @@ from deploy.local.layout import REPOSITORY, Broker
 PAGE = REPOSITORY / "docs" / "performance.md"
 BEGIN = "<!-- written by scripts/bench: begin -->"
 END = "<!-- written by scripts/bench: end -->"
+PICTURES = (
+    "![CPU of a message by process, stacked](performance/cpu.svg)",
+    "",
+    "![Time from publishing to a visible row, over the rate](performance/latency.svg)",
+)
 CHAIN = ("mosquitto", "bridge", "kafka", "worker", "postgres", "postgres closing")
 RIVAL = ("mosquitto", "telegraf", "postgres")
 
@@ -28,7 +33,13 @@ def tables(results: Results) -> str:
 def parts(results: Results) -> Iterator[Iterable[str]]:
     here = results.machine
     yield [f"Measured on {results.measured}: {here.cores} cores ({here.model}), {here.memory_gib} GiB; {here.system}."]
+    if results.settings:
+        yield [
+            "Settings beside the defaults: "
+            + ", ".join(f"`{name}={value}`" for name, value in results.settings.items())
+        ]
     if results.chain:
+        yield PICTURES
         yield ["### Aims", "", *table(("aim", "came out", ""), aims(results))]
     for broker, runs in results.chain.items():
         yield [f"### Rates, broker in {broker} mode", "", *table(RATES, map(rate, runs))]

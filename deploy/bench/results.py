@@ -34,10 +34,18 @@ class Machine:
         )
 
 
+def own_settings() -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if name.startswith(("BRIGADE_BRIDGE_", "BRIGADE_WORKER_"))
+    }
+
+
 @dataclass(slots=True, kw_only=True)
 class Results:
     measured: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d"))
     machine: Machine = field(default_factory=Machine.this)
+    settings: dict[str, str] = field(default_factory=own_settings)
+    """Of bridge and worker, where they were not the defaults."""
     chain: dict[Broker, list[Run]] = field(default_factory=dict)
     rival: list[RivalRun] = field(default_factory=list)
     rows: int = 0
