@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from pipeline import packs
 from pipeline.bridge.windows import Flush, Window
-from pipeline.mqtt import Client, Cut, Publish
+from pipeline.mqtt import RETAINED, Client, Cut, Publish
 from pipeline.settings import BridgeSettings
 
 STALLED_SECONDS: Final = 5.0
@@ -84,6 +84,11 @@ def entry_of(message: Publish | Cut, received_us: int) -> packs.Entry:
     return message.topic, received_us, message.payload
 
 
+def _is_copy(message: Publish | Cut) -> bool:
+    """A status published just now comes by the shared subscription, and once more to who asked for retained ones."""
+    return isinstance(message, Publish) and RETAINED in message.subscription_ids and not message.retain
+
+
 class Forwarder:
     """What is between the broker and Kafka: at most `bridge_held_bytes`, and what one read of the socket brings."""
 
@@ -151,11 +156,14 @@ class Forwarder:
         if not self._taking:
             return
         partition_of, find, lists = self._partitions.known.get, self._partitions.find, self._open
-        add_id = self._ids.append
+        add_id, open_before = self._ids.append, len(self._ids)
         received_us = receive_time(self._received_us, time.time_ns() // 1000, self._settings.bridge_ordinal)
         received_us -= ORDINALS
         size = 0
         for message in messages:
+            packet_id = message.packet_id
+            if packet_id is None and _is_copy(message):
+                continue
             topic, payload = message.topic, message.payload
             partition = partition_of(topic)
             if partition is None:
@@ -163,10 +171,12 @@ class Forwarder:
             received_us += ORDINALS
             entry = (topic, received_us, payload) if type(message) is Publish else entry_of(message, received_us)
             lists[partition].append(entry)
-            add_id(message.packet_id)
+            add_id(packet_id)
             size += len(topic) + len(payload)
         self._received_us = received_us
-        self._hold(len(messages), size)
+        if len(self._ids) == open_before:
+            return
+        self._hold(len(self._ids) - open_before, size)
         if not self._fits():
             self.flush()
         elif self._timer is None:

@@ -20,6 +20,7 @@ from pipeline.mqtt import FOR_EVER, Client, OutageError
 from pipeline.settings import BridgeSettings
 from pipeline.topics import KafkaAwayError, Topics, TopicsError
 
+STATUS: Final = "brigade/v1/+/+/status"
 STOP_SECONDS: Final = 3.0
 """What Kafka gets to take the last records before we go without."""
 CONNECT_SECONDS: Final = 10.0
@@ -55,8 +56,6 @@ class Process:
         self._settings = settings
         self._client_id = f"{settings.bridge_client_id}-{settings.bridge_ordinal}"
         self._filters = [f"$share/{settings.bridge_group}/brigade/v1/#"]
-        if settings.bridge_ordinal == 0:  # retained messages do not reach shared subscriptions
-            self._filters.append("brigade/v1/+/+/status")
         self._kafka_away: str | None = NOT_YET
         self._broker_away: str | None = NOT_YET
         self._had_session = False
@@ -152,13 +151,15 @@ class Process:
         if not mqtt.session_present:
             self._tell_of_new_session()
         await mqtt.subscribe(*self._filters)
+        if self._settings.bridge_ordinal == 0:  # retained messages do not reach shared subscriptions
+            await mqtt.subscribe_retained(STATUS)
         self._had_session = True
         self._set_broker(None)
         await mqtt.ended()
 
     async def _leave(self, mqtt: Client) -> None:
         """A ping's answer comes behind every message the broker had room to send before it."""
-        await mqtt.unsubscribe(*self._filters)
+        await mqtt.unsubscribe(*self._filters, STATUS)
         while True:
             await self._forwarder.empty()
             received = self._forwarder.received

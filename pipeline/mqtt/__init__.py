@@ -8,12 +8,13 @@
 it likes, in the order of their arrival. A connection lives once: who wants another makes another client.
 """
 
-from pipeline.mqtt.client import FOR_EVER, Client, OutageError, Receive, RefusedError, TakenOverError
+from pipeline.mqtt.client import FOR_EVER, RETAINED, Client, OutageError, Receive, RefusedError, TakenOverError
 from pipeline.mqtt.reader import CUT_BYTES, WHOLE_BYTES, Cut, MalformedError, Publish, Reader
 
 __all__ = [
     "CUT_BYTES",
     "FOR_EVER",
+    "RETAINED",
     "WHOLE_BYTES",
     "Client",
     "Cut",

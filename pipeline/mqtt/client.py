@@ -15,6 +15,9 @@ from pipeline.mqtt.reader import Cut, MalformedError, Publish, Reader
 FOR_EVER: Final = 0xFFFFFFFF
 """Session expiry: the broker keeps the session until its client ends it."""
 
+RETAINED: Final = 1
+"""The identifier of a subscription made for the sake of retained messages."""
+
 _PUBLISHES_A_WRITE: Final = 500
 _PUBACK: Final = 0x40020000
 
@@ -140,6 +143,18 @@ class Client(asyncio.Protocol):
         for pattern, code in zip(filters, answer.reason_codes, strict=True):
             if code != mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE:
                 raise RefusedError(f"the MQTT broker does not grant {pattern} at QoS 1: {code.name}", code.value)
+
+    async def subscribe_retained(self, pattern: str) -> None:
+        """Ask for the retained messages of a filter; they come as `retain`, at QoS 0, with RETAINED as subscription.
+
+        What is published there from now on comes too, without `retain`.
+        """
+        packet_id = self._free_id()
+        wanted = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_MOST_ONCE, retain_as_published=False)
+        answer = await self._ask(packet_id, mqtt5.SubscribePacket(packet_id, [wanted], subscription_id=RETAINED))
+        (code,) = answer.reason_codes
+        if code.value >= 128:
+            raise RefusedError(f"the MQTT broker does not grant {pattern}: {code.name}", code.value)
 
     async def unsubscribe(self, *filters: str) -> None:
         packet_id = self._free_id()

@@ -108,6 +108,17 @@ def test_retained_status_comes_through_ordinal_0_alone(run):
     run.publish([(topic, b"")], retain=True)
 
 
+@pytest.mark.parametrize("retain", [False, True])
+def test_a_status_published_now_comes_once(run, retain):
+    bridge = run.bridge(bridge_ordinal=0).ready()
+    topic = f"brigade/v1/seoul/{run.device()}/status"
+    run.publish([(topic, b"online")], retain=retain)
+    run.publish(run.messages(10))
+    bridge.wait(lambda bridge: bridge.metric("messages_acknowledged_total") == 11)
+    assert [message.payload for _, message in run.stored() if message.topic == topic] == [b"online"]
+    run.publish([(topic, b"")], retain=True)
+
+
 def test_a_payload_over_256_kb_is_cut_and_marked(run):
     bridge = run.bridge().ready()
     payload = bytes(range(256)) * 1_200  # 300 kB
