@@ -3,8 +3,11 @@
 `docs/settings.md` is generated from these classes.
 """
 
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -192,11 +195,29 @@ S = TypeVar("S", bound=BaseSettings)
 
 def load(settings: type[S]) -> S:
     """The settings as the environment has them; where they are wrong, say which and why, and exit with 2."""
+    for line in misspelt(os.environ):
+        sys.stderr.write(f"{line}\n")
     try:
         return settings()
     except ValidationError as error:
         sys.stderr.write("\n".join([*told(settings, error), "docs/settings.md lists every setting.", ""]))
         raise SystemExit(2) from None
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """A line for each variable that is no setting of any part but looks like one: it would be ignored silently."""
+    known = {f"{PREFIX}{name}".upper() for part in _parts(Settings) for name in part.model_fields}
+    return [
+        f"{name} is no setting and is ignored; did you mean {close[0]}?"
+        for name in sorted(names)
+        if name.startswith(PREFIX) and name not in known and (close := get_close_matches(name, known, 1, 0.9))
+    ]
+
+
+def _parts(settings: type[Settings]) -> Iterator[type[Settings]]:
+    yield settings
+    for part in settings.__subclasses__():
+        yield from _parts(part)
 
 
 def told(settings: type[BaseSettings], error: ValidationError) -> list[str]:

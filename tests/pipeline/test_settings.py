@@ -9,6 +9,7 @@ from pipeline.settings import (
     MaintainSettings,
     WorkerSettings,
     load,
+    misspelt,
 )
 from pipeline.settings_page import PARTS
 
@@ -90,3 +91,9 @@ def test_settings_that_contradict_each_other_are_refused_by_name(part, wrong, na
 
 def test_settings_just_inside_the_limits_are_fine():
     MaintainSettings(past_limit_days=30, compress_after_days=31, raw_retention_days=32, minute_retention_days=38)
+
+
+def test_a_misspelt_variable_is_told():
+    names = ["BRIGADE_PAST_LIMT_DAYS", "BRIGADE_PAST_LIMIT_DAYS", "BRIGADE_GATEWAY_PORT", "BRIGADE_CACHE", "PATH"]
+    (line,) = misspelt(names)
+    assert line == "BRIGADE_PAST_LIMT_DAYS is no setting and is ignored; did you mean BRIGADE_PAST_LIMIT_DAYS?"
