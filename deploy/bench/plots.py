@@ -53,7 +53,8 @@ def bars(results: Results, file: Path) -> None:
     axes.set_xticks(range(len(columns)), [name for name, _ in columns], fontsize=7)
     axes.set_ylabel("CPU µs a message")
     axes.set_title("What a message of three values costs, by process", loc="left")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
+    if columns:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
     _save(figure, file)
 
 
