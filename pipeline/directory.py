@@ -74,11 +74,13 @@ class Layout:
     number below `LARGEST`.
     """
 
-    __slots__ = ("device_id", "key", "metric_ids", "points", "rows", "rows_with_seq")
+    __slots__ = ("device_id", "key", "latest_us", "metric_ids", "points", "rows", "rows_with_seq")
 
     def __init__(self, key: int, device_id: int, metric_ids: Sequence[int]) -> None:
         self.key = key
         self.device_id = device_id
+        self.latest_us = 0
+        """No reading in `batches.Recent` is later."""
         self.metric_ids = tuple(metric_ids)
         self.points = len(self.metric_ids)
         prefixes = [_PREFIX(6, 4, device_id, 2, metric_id) for metric_id in metric_ids]

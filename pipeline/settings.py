@@ -107,7 +107,7 @@ class BridgeSettings(KafkaSettings, MqttSettings):
     bridge_receive_maximum: Annotated[int, Field(ge=1, le=65535)] = Field(
         10_000, description="MQTT messages in flight between the broker and Kafka's acknowledgement."
     )
-    bridge_linger_seconds: PositiveFloat = Field(0.03, description="How long a pack waits for more messages.")
+    bridge_linger_seconds: PositiveFloat = Field(0.05, description="How long a pack waits for more messages.")
     bridge_held_bytes: PositiveInt = Field(
         32 << 20, description="Reading from the broker pauses above this many bytes held; the bridge has 75 MB besides."
     )
@@ -118,7 +118,7 @@ class WorkerSettings(KafkaSettings, DatabaseSettings):
     consumer_group: str = Field("brigade-worker", description="Kafka consumer group; also the key of `ingest_offsets`.")
     worker_port: Port = Field(9102, description="Port of /metrics, /healthz and /readyz.")
     worker_packs: PositiveInt = Field(200, description="Packs of one batch at the most.")
-    worker_linger_seconds: PositiveFloat = Field(0.05, description="How long a batch waits for more packs.")
+    worker_linger_seconds: PositiveFloat = Field(0.03, description="How long a batch waits for more packs.")
     future_limit_seconds: PositiveFloat = Field(
         300, description="A reading further ahead of its receipt than this is refused."
     )

@@ -134,6 +134,12 @@ def test_an_exact_repeat_costs_no_row() -> None:
     assert (len(batch.rows), len(batch.repeats)) == (1, 1)
 
 
+def test_a_repeat_is_known_however_late_it_comes() -> None:
+    times = [*range(1_764_000_000, 1_764_000_050), *range(1_764_000_000, 1_764_000_050)]
+    batch = same_both_ways([message(b'{"ts":%d,"a":1}' % ts) for ts in times])
+    assert (len(batch.rows), len(batch.repeats)) == (50, 50)
+
+
 def test_a_pack_taken_back_leaves_nothing_behind() -> None:
     """A pack that must learn names first is read again from its beginning, and is not its own repeat."""
     batch = same_both_ways([message(b'{"ts":1764000000,"a":1}'), message(b'{"ts":1764000000,"b":1}', DEVICES[1])])
