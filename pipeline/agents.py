@@ -78,6 +78,7 @@ class App(faust.App):
             agent_supervisor="mode.CrashingSupervisor",
             stream_wait_empty=False,
             worker_redirect_stdouts=False,
+            Worker=Quiet,
         )
 
     async def on_first_start(self) -> None:
@@ -240,6 +241,14 @@ class App(faust.App):
     @property
     def healthy(self) -> bool | str:
         return True if self.progress.fresh else f"no progress for {self.progress.age_seconds:.0f} s"
+
+
+class Quiet(faust.Worker):
+    """Without the spinner, which mixes its escapes into the lines of JSON."""
+
+    def __init__(self, *services: Any, **settings: Any) -> None:
+        super().__init__(*services, **{**settings, "quiet": True})
+        self.spinner = None
 
 
 class Calm(logging.Filter):

@@ -186,6 +186,7 @@ class Attempts:
         self._in_a_row = 0
         self._connection: AsyncConnection
         self._watch: asyncio.Task[None] | None = None
+        self._waited = asyncio.Event()
 
     def __aiter__(self) -> Self:
         return self
@@ -207,6 +208,7 @@ class Attempts:
 
     async def __aenter__(self) -> AsyncConnection:
         if self._last_kind == _LOCK_TIMEOUT and self._in_a_row >= LOCK_TIMEOUTS:
+            self._waited.clear()
             self._watch = asyncio.create_task(self._end_who_blocks(self._connection.info.backend_pid))
         return self._connection
 
@@ -214,7 +216,7 @@ class Attempts:
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> bool:
         if self._watch:
-            self._watch.cancel()
+            self._waited.set()  # not cancelled: whom it has just ended, it shall tell
             await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
         if error is None:
@@ -271,7 +273,7 @@ class Attempts:
             "seconds": LOCK_TIMEOUTS * self._owner.lock_timeout_seconds,
         }
         async with await AsyncConnection.connect(self._owner.conninfo, autocommit=True) as watcher:
-            while True:
+            while not self._waited.is_set():
                 await asyncio.sleep(0.1)
                 for pid, ended in await (await watcher.execute(BLOCKERS, parameters)).fetchall():
                     FROZEN.inc()
