@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from pipeline.settings import KafkaSettings
 from pipeline.topics import KafkaAwayError, TopicsError
@@ -22,6 +23,8 @@ RECORD_OVERHEAD_BYTES: Final = 600
 
 _SECONDS: Final = 3.0
 """For an answer; a stop may have to wait for it, and has 5."""
+STRANDED_SECONDS: Final = 10.0
+"""Kafka answers others and has not answered us for so long: this client will never find it again."""
 _POLL_SECONDS: Final = 0.1
 _GATHER_SECONDS: Final = 0.003
 """Word of the records of a flush comes in a lot: waking the loop for each cost 3 µs of a message at 10,000 a second."""
@@ -72,6 +75,8 @@ class Records(Generic[T]):
         }
         self._lot: list[T] = []
         self._closing = False
+        self._heard = time.monotonic()
+        self._deaf = 0
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -112,12 +117,29 @@ class Records(Generic[T]):
         try:
             topic = self._kafka.list_topics(self.topic, timeout=_SECONDS).topics[self.topic]
         except KafkaException as error:
+            self._look_around(error)
             raise KafkaAwayError(self.last_error or error.args[0].str()) from error
+        self._heard = time.monotonic()
         if topic.error is None:
             return len(topic.partitions)
         if topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise TopicsError(f"topic {self.topic} does not exist: `brigade topics create` creates it")
         raise KafkaAwayError(topic.error.str())
+
+    def _look_around(self, error: KafkaException) -> None:
+        """Raise `RecordError` at the second time that others hear Kafka and we do not: at the first it may be just back."""
+        if time.monotonic() - self._heard < STRANDED_SECONDS or not self._others_hear():
+            self._deaf = 0
+            return
+        self._deaf += 1
+        if self._deaf > 1:
+            raise RecordError("Kafka answers others, and this client has lost it for good") from error
+
+    def _others_hear(self) -> bool:
+        try:
+            return bool(AdminClient(self._connection | {"error_cb": _ignore}).list_topics(timeout=1).brokers)
+        except KafkaException:
+            return False
 
     def _holds_records(self, partitions: int) -> bool:
         consumer = Consumer(self._connection | {"group.id": self._connection["client.id"]})  # which it never joins
@@ -142,6 +164,7 @@ class Records(Generic[T]):
 
     def _on_delivery(self, token: T, error: KafkaError | None, _message: Any) -> None:
         if error is None:
+            self._heard = time.monotonic()
             self._lot.append(token)
         else:
             self._call(self._failed, _refused(error))
@@ -154,6 +177,10 @@ class Records(Generic[T]):
     def _call(self, function: Callable[[Any], None], argument: Any) -> None:
         if not self._closing:
             self._loop.call_soon_threadsafe(function, argument)
+
+
+def _ignore(_error: KafkaError) -> None:
+    """The answer says enough."""
 
 
 def _refused(error: KafkaError) -> RecordError:
