@@ -127,7 +127,7 @@ class Records(Generic[T]):
         raise KafkaAwayError(topic.error.str())
 
     def _look_around(self, error: KafkaException) -> None:
-        """Raise `RecordError` at the second time that others hear Kafka and we do not: at the first it may be just back."""
+        """Raise when others hear Kafka and we do not, the second time: at the first it may be just back."""
         if time.monotonic() - self._heard < STRANDED_SECONDS or not self._others_hear():
             self._deaf = 0
             return
