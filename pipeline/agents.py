@@ -37,7 +37,8 @@ from pipeline.sink import Sink, TopicRecreatedError
 
 ALIVE_SECONDS: Final = 3.0
 CLOSE_SECONDS: Final = 1.0
-FRESH_CLIENT_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 10.0
+"""So long Kafka may take to answer before it counts as away; less where the watchdog is quicker."""
 EXIT_RECREATED: Final = 4
 EXIT_SEEK: Final = 5
 
@@ -54,6 +55,7 @@ class App(faust.App):
         self.worker_settings = settings
         self.names = topics.Topics(settings)
         self.progress = Progress(settings.stuck_seconds)
+        self._answer_seconds = min(ANSWER_SECONDS, settings.stuck_seconds / 5)
         self.positions = Positions()
         self.sink = Sink(
             settings,
@@ -163,7 +165,7 @@ class App(faust.App):
             bootstrap_servers=self.worker_settings.kafka_bootstrap_servers, group_id=None, auto_offset_reset="earliest"
         )
         try:
-            await asyncio.wait_for(consumer.start(), FRESH_CLIENT_SECONDS)
+            await asyncio.wait_for(consumer.start(), self._answer_seconds)
             yield consumer
         finally:
             await consumer.stop()
@@ -220,7 +222,7 @@ class App(faust.App):
         partitions = self.consumer.assignment()
         if self.rebalancing:
             return False
-        end = await asyncio.wait_for(self.consumer.highwaters(*partitions), FRESH_CLIENT_SECONDS) if partitions else {}
+        end = await asyncio.wait_for(self.consumer.highwaters(*partitions), self._answer_seconds) if partitions else {}
         known = self.positions.known
         committed = self.consumer._committed_offset  # type: ignore[attr-defined]  # noqa: SLF001, as above
         return all(end[tp] <= max(known.get(tp.partition, 0), committed.get(tp) or 0) for tp in partitions)
