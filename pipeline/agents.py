@@ -143,7 +143,10 @@ class App(faust.App):
                     " `brigade offsets reset` goes on with the topic as it is."
                 )
             committed = consumer._committed_offset.get(tp)  # noqa: SLF001, Faust has no public way to ask
-            if committed is not None and committed > (back := max(stored, begin[tp])):
+            back = max(stored, begin[tp])
+            if committed is None:
+                await consumer.seek(tp, back)
+            elif committed > back:
                 SOUGHT_BACK.inc()
                 log.warning("sought_back", partition=tp.partition, kafka=committed, table=stored, to=back)
                 await consumer.seek(tp, back)
@@ -234,6 +237,11 @@ class App(faust.App):
         except (KafkaError, OSError, TimeoutError):
             return False
 
+    def current(self, event: EventT[bytes]) -> bool:
+        """Whether the event was fetched under this assignment. An older one comes again, and would make a hole now."""
+        message = event.message
+        return message.generation_id == self.consumer_generation_id and message.tp.partition in self.positions
+
     @property
     def ready(self) -> bool | str:
         if not self.positions:
@@ -289,11 +297,11 @@ def create_app(settings: WorkerSettings) -> App:
         stream = stream.noack()  # type: ignore[attr-defined]
         async for events in stream.noack_take(settings.worker_packs, within=settings.worker_linger_seconds):  # type: ignore[attr-defined]
             try:
-                await app.sink.write([_pack(event) for event in events])
+                await app.sink.write([_pack(event) for event in events if app.current(event)])
             except TopicRecreatedError as error:
                 await _leave(EXIT_RECREATED, str(error))
             for event in events:
-                if event.message.tp.partition in app.positions:  # else a rebalance took it, stored or not
+                if app.current(event):
                     await stream.ack(event)
             app.progress.touch()
 
