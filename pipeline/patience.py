@@ -30,9 +30,7 @@ LONGEST_WAIT_SECONDS: Final = 2.0
 LOCK_TIMEOUTS: Final = 2
 """After so many in a row the holder of the lock is taken for frozen, and ended."""
 
-RETRIES = Counter(
-    "pipeline_worker_database_retries_total", "Transactions tried again after an outage.", ["part"]
-)
+RETRIES = Counter("pipeline_worker_database_retries_total", "Transactions tried again after an outage.", ["part"])
 UP = Gauge("pipeline_worker_database_up", "1 while the last transaction or connection worked.", ["part"])
 FROZEN = Counter("pipeline_worker_frozen_ended_total", "Database sessions of frozen workers that were ended.")
 log = structlog.get_logger()
@@ -161,9 +159,7 @@ def conninfo(settings: WorkerSettings) -> str:
     return make_conninfo(
         url,
         application_name=APPLICATION,
-        options=" ".join(
-            [str(conninfo_to_dict(url).get("options") or ""), *options, "-c timezone=UTC", "-c jit=off"]
-        ),
+        options=" ".join([str(conninfo_to_dict(url).get("options") or ""), *options, "-c timezone=UTC", "-c jit=off"]),
         connect_timeout=3,
         tcp_user_timeout=10_000,
         keepalives_idle=5,

@@ -857,7 +857,8 @@ async def test_the_devices_number_is_forgotten(database: str, there: Tables, how
         else:
             there.do(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'brigade-worker'"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND application_name = 'brigade-worker'"
             )
         await it.write(log.put(reading(0)))
     assert there.values() == [(A, 3.5)]

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -58,10 +60,20 @@ def test_more_replicas_than_brokers_is_kafkas_refusal_in_words(kafka, unique):
         create(settings)
 
 
+def wait_until_gone(topics):
+    """A broker says that a topic is deleted before its metadata do."""
+    deadline = time.monotonic() + 30
+    with pytest.raises(TopicsError, match="does not exist"):
+        while time.monotonic() < deadline:
+            topic_id(topics.settings, topics.raw)
+            time.sleep(0.05)
+
+
 def test_a_topic_made_again_has_another_id(topics, kafka):
     before = topic_id(topics.settings, topics.raw)
     admin = AdminClient({"bootstrap.servers": kafka})
     admin.delete_topics([topics.raw])[topics.raw].result()
+    wait_until_gone(topics)
     create(topics.settings)
     assert topic_id(topics.settings, topics.raw) != before
 
