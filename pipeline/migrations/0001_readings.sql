@@ -171,6 +171,9 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     resolved            boolean NOT NULL DEFAULT false  -- true once a replay was stored or found a duplicate
 );
 CREATE INDEX IF NOT EXISTS dead_letters_by_device ON dead_letters (device_id, id);
+CREATE INDEX IF NOT EXISTS dead_letters_by_reason ON dead_letters (reason, id);
+CREATE INDEX IF NOT EXISTS dead_letters_by_time ON dead_letters (received_at);
+CREATE INDEX IF NOT EXISTS dead_letters_unresolved ON dead_letters (id) WHERE NOT resolved;
 CREATE INDEX IF NOT EXISTS dead_letters_to_replay ON dead_letters (kafka_partition, id)
     WHERE replay_requested_at IS NOT NULL AND replay_published_at IS NULL;
 
@@ -240,12 +243,30 @@ FROM dirty d, LATERAL (
     GROUP BY metric_id
 ) r;
 
+-- When the local day of `t` began. Midnight may not exist (Santiago, Beirut: the day begins at 01:00) or come twice
+-- (the Azores, Havana: it begins at the first); a second after 23:59:59 is right where midnight alone is not.
+CREATE OR REPLACE FUNCTION local_day(t timestamptz, zone text) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN least(
+    date_trunc('day', t AT TIME ZONE zone) AT TIME ZONE zone,
+    (date_trunc('day', t AT TIME ZONE zone) - INTERVAL '1 second') AT TIME ZONE zone + INTERVAL '1 second'
+);
+
+-- When the local day that began at `day` ends: 23 or 25 hours later where clocks change.
+CREATE OR REPLACE FUNCTION local_day_end(day timestamptz, zone text) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN least(
+    (date_trunc('day', day AT TIME ZONE zone) + INTERVAL '1 day') AT TIME ZONE zone,
+    (date_trunc('day', day AT TIME ZONE zone) + INTERVAL '1 day' - INTERVAL '1 second') AT TIME ZONE zone + INTERVAL '1 second'
+);
+
+-- NOT MATERIALIZED: marks are looked up for the asked-for devices only, not collected for all of them first.
 CREATE OR REPLACE VIEW readings_1d_now AS
-WITH dirty AS (
-    SELECT m.device_id, m.bucket, s.time_zone
+WITH dirty AS NOT MATERIALIZED (
+    SELECT m.device_id, m.bucket, local_day_end(m.bucket, s.time_zone) AS until
     FROM marks m JOIN devices d ON d.id = m.device_id JOIN sites s ON s.id = d.site_id WHERE m.level = 2
     UNION
-    SELECT m.device_id, date_trunc('day', m.bucket, s.time_zone), s.time_zone
+    SELECT m.device_id, local_day(m.bucket, s.time_zone), local_day_end(m.bucket, s.time_zone)
     FROM marks m JOIN devices d ON d.id = m.device_id JOIN sites s ON s.id = d.site_id WHERE m.level = 0
 )
 SELECT device_id, metric_id, bucket, n, sum, min, max, first, last, first_ts, last_ts
@@ -257,8 +278,7 @@ FROM dirty d, LATERAL (
     SELECT metric_id, sum(n)::bigint AS n, sum(sum) AS sum, min(min) AS min, max(max) AS max,
            first(first, first_ts) AS first, last(last, last_ts) AS last, min(first_ts) AS first_ts, max(last_ts) AS last_ts
     FROM readings_1m_now q
-    WHERE q.device_id = d.device_id AND q.bucket >= d.bucket
-      AND q.bucket < ((d.bucket AT TIME ZONE d.time_zone) + INTERVAL '1 day') AT TIME ZONE d.time_zone
+    WHERE q.device_id = d.device_id AND q.bucket >= d.bucket AND q.bucket < d.until
     GROUP BY metric_id
 ) r;
 
