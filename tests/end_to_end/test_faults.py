@@ -5,7 +5,7 @@
 
 import pytest
 
-from pipeline.settings import BridgeSettings, WorkerSettings
+from pipeline.settings import WorkerSettings
 from tests.end_to_end import faults
 from tests.end_to_end.faults import ALL_AT_ONCE, COME_AND_GO, FULL_HANDS, MATRIX, How
 
@@ -39,4 +39,3 @@ def test_the_waits_that_these_tests_shorten_have_their_defaults_elsewhere():
     assert (worker.session_timeout_seconds, worker.close_after_seconds, worker.stuck_seconds) == (10, 5, 120)
     assert (worker.statement_timeout_seconds, worker.lock_timeout_seconds) == (5, 3)
     assert worker.idle_in_transaction_seconds == 10
-    assert BridgeSettings().bridge_linger_seconds == 0.03
