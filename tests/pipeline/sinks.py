@@ -1,5 +1,6 @@
 """A sink on a real database, the log it reads as Kafka would number it, and what the tables say afterwards."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -97,7 +98,7 @@ async def sink(
         topic_id=log.id,
         first_record=log.first,
     )
-    async with opened:
+    async with asyncio.timeout(60), opened:
         opened.assign(partitions)
         yield opened
 

@@ -271,6 +271,16 @@ async def test_another_value_for_the_same_key_is_refused_and_the_stored_one_stay
     assert there.ledger_of() == (3, 2, 0, 1)
 
 
+async def test_a_refused_newcomer_that_comes_again_is_refused_again(database: str, there: Tables) -> None:
+    """The memory of recent readings is of stored ones."""
+    log = Log()
+    async with sink(database, log) as it:
+        for _ in range(3):
+            await it.write(log.put(reading(0, a=1)))
+            await it.write(log.put(reading(0, a=2)))
+    assert there.ledger_of() == (6, 1, 2, 3)
+
+
 async def test_a_conflicting_element_is_refused_with_its_own_bytes(database: str, there: Tables) -> None:
     log = Log()
     ts = NOW // 1000
