@@ -167,9 +167,10 @@ class Sink:
     async def next_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
         """Where reading goes on, by the table; `TopicRecreatedError` if the table is of another topic."""
         rows: list[Any] = []
+        wanted = list(partitions)
         async for attempt in self._seeking.attempts():
             async with attempt as database:
-                rows = await self._read_positions(database, partitions)
+                rows = await self._read_positions(database, wanted)
         return {partition: next_offset for partition, next_offset, _ in rows}
 
     # One batch after the other -----------------------------------------------------------------------------
