@@ -19,7 +19,7 @@ import faust
 import mode.loop
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.types import TP, EventT, StreamT
 from prometheus_client import Counter, Gauge
 
@@ -77,6 +77,7 @@ class App(faust.App):
             broker_heartbeat_interval=min(2.0, settings.session_timeout_seconds / 4),
             broker_rebalance_timeout=15,
             broker_commit_interval=1.0,
+            consumer_metadata_max_age_ms=10_000,  # a topic that was deleted and made again is noticed as soon
             agent_supervisor="mode.CrashingSupervisor",
             stream_wait_empty=False,
             worker_redirect_stdouts=False,
@@ -114,7 +115,7 @@ class App(faust.App):
         async def perform_seek() -> None:
             """Bounded: a seek slower than Faust's own limit leaves it in the group, consuming nothing, for ever."""
             try:
-                await asyncio.wait_for(self._seek(consumer, to_committed), self.worker_settings.seek_seconds)
+                await asyncio.wait_for(self._seek_patiently(consumer, to_committed), self.worker_settings.seek_seconds)
             except TopicRecreatedError as error:
                 await _leave(EXIT_RECREATED, str(error))
             except TimeoutError:
@@ -126,6 +127,14 @@ class App(faust.App):
 
         consumer.perform_seek = perform_seek  # type: ignore[method-assign]
         return consumer
+
+    async def _seek_patiently(self, consumer: Any, to_committed: Callable[[], Awaitable[None]]) -> None:
+        """A rebalance may take partitions away in the middle; Faust ends this seek when it begins the next one."""
+        while True:
+            try:
+                return await self._seek(consumer, to_committed)
+            except IllegalStateError:
+                await asyncio.sleep(0.1)
 
     async def _seek(self, consumer: Any, to_committed: Callable[[], Awaitable[None]]) -> None:
         """Faust's own seek, then back to the table's offset where Kafka's is ahead; never forward."""
@@ -216,6 +225,11 @@ class App(faust.App):
         try:
             if await self._idle():
                 self.progress.touch()
+        except TopicRecreatedError as error:
+            await _leave(EXIT_RECREATED, str(error))
+        except topics.TopicsError as error:
+            log.warning("topic_gone", why=str(error))
+            self.progress.touch()
         except (KafkaError, OSError, TimeoutError) as error:
             if not await self._kafka_answers():
                 log.debug("kafka_away", why=repr(error))
@@ -225,6 +239,8 @@ class App(faust.App):
         partitions = self.consumer.assignment()
         if self.rebalancing:
             return False
+        if not partitions:  # more workers than partitions; or the topic went away, and another has come in its place
+            await self.sink.check_topic()
         end = await asyncio.wait_for(self.consumer.highwaters(*partitions), self._answer_seconds) if partitions else {}
         known = self.positions.known
         committed = self.consumer._committed_offset  # type: ignore[attr-defined]  # noqa: SLF001, as above
