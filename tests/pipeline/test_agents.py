@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -342,11 +342,12 @@ def test_rows_deleted_under_a_running_worker_are_noticed(kitchen: Kitchen) -> No
 # Topics that are not what they were ----------------------------------------------------------------------------------
 
 
-def made_again(kitchen: Kitchen) -> None:
+def made_again(kitchen: Kitchen, meanwhile: Callable[[], object] = lambda: None) -> None:
     settings = kitchen.topics.settings
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0})
     before = topics.topic_id(settings, kitchen.topics.raw)
     admin.delete_topics([kitchen.topics.raw])[kitchen.topics.raw].result()
+    meanwhile()
     eventually(lambda: _created(settings, kitchen.topics.raw, before))
 
 
@@ -371,6 +372,16 @@ def test_a_topic_made_again_ends_the_worker_with_what_to_do(kitchen: Kitchen, re
     (event,) = again.events("worker_ends")
     assert "brigade offsets" in event["why"]
     assert kitchen.topics.raw in event["why"]
+
+
+@pytest.mark.slow
+def test_a_topic_away_for_a_while_ends_the_worker_when_it_is_made_again(kitchen: Kitchen) -> None:
+    worker = kitchen.worker()
+    kitchen.feed(4)
+    kitchen.check_once()
+    made_again(kitchen, lambda: eventually(lambda: "not found in cluster metadata" in worker.log()))
+    assert worker.ended() == 4
+    assert "brigade offsets" in worker.events("worker_ends")[0]["why"]
 
 
 def test_a_topic_made_again_under_a_running_worker_ends_it(kitchen: Kitchen) -> None:
@@ -433,10 +444,10 @@ def test_a_hung_worker_ends_by_itself(kitchen: Kitchen, how: str) -> None:
 
 @pytest.mark.slow
 def test_a_worker_with_nothing_to_do_does_not_end(kitchen: Kitchen) -> None:
-    worker = kitchen.worker(stuck_seconds=5)
+    worker = kitchen.worker(stuck_seconds=10)
     kitchen.feed()
     kitchen.check_once()
-    time.sleep(9)
+    time.sleep(14)
     assert worker.running
     kitchen.feed()
     kitchen.check_once()
@@ -450,6 +461,16 @@ async def _seek(self, *_):
 App._seek = _seek
 """
 
+INTERRUPTED_SEEK = """
+from aiokafka.errors import IllegalStateError
+from pipeline.agents import App
+seek = App._seek
+async def _seek(self, *arguments):
+    App._seek = seek
+    raise IllegalStateError("No current assignment for partition")
+App._seek = _seek
+"""
+
 FAILING_SEEK = SLOW_SEEK.replace("await asyncio.sleep(1e6)", "raise RuntimeError('no')")
 
 
@@ -459,6 +480,12 @@ def test_a_seek_that_does_not_end_ends_the_worker(kitchen: Kitchen, patch: str) 
     worker = kitchen.worker(patch, seek_seconds=1)
     assert worker.ended() == 5
     assert "seek" in worker.events("worker_ends")[0]["why"]
+
+
+def test_a_seek_that_a_rebalance_interrupts_is_tried_again(kitchen: Kitchen) -> None:
+    kitchen.worker(INTERRUPTED_SEEK)
+    kitchen.feed()
+    kitchen.check_once()
 
 
 @pytest.mark.parametrize("table", ["readings_1m", "outbox", "ledger_refusals"])
@@ -540,6 +567,7 @@ def test_fausts_settings_are_the_ones_that_lose_nothing() -> None:
     assert conf.stream_wait_empty is False
     assert conf.processing_guarantee.value == "at_least_once"
     assert conf.consumer_auto_offset_reset == "earliest"
+    assert conf.consumer_metadata_max_age_ms == 10_000
 
 
 def test_the_agent_is_one_and_reads_bytes() -> None:
