@@ -1,6 +1,7 @@
 """How answers are written: JSON whole, JSON and CSV streamed."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from enum import StrEnum
@@ -39,6 +40,23 @@ class Json(Response):
         return to_json(content)
 
 
+NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "It is what If-None-Match names."}}
+
+REVALIDATE: Final = "private, no-cache"
+"""Kept by the client alone, and asked about each time: a late reading changes the past too."""
+
+
+def tagged(
+    request: Request, body: bytes, headers: Mapping[str, str] | None = None, media_type: str = "application/json"
+) -> Response:
+    """The body, or 304 where the client has the same already. The tag is of the bytes themselves: it cannot lie."""
+    tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+    told = {"ETag": tag, "Cache-Control": REVALIDATE, **(headers or {})}
+    if tag in (request.headers.get("if-none-match") or ""):
+        return Response(status_code=304, headers=told)
+    return Response(body, headers=told, media_type=media_type)
+
+
 class Streamed(Response):
     """A body written while it is read from the database.
 
@@ -68,7 +86,7 @@ class Streamed(Response):
             self.headers.update(await anext(parts))
             part = await anext(parts)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            gone = asyncio.create_task(_gone(receive))
+            gone = asyncio.create_task(client_gone(receive))
             try:
                 while part and not gone.done():
                     async with asyncio.timeout(self._stalled_seconds):
@@ -82,7 +100,8 @@ class Streamed(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
+    """Return when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

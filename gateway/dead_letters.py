@@ -1,6 +1,7 @@
 """The messages that could not be stored: listed, shown, and sent through the pipeline again."""
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -13,14 +14,17 @@ from pydantic import Field
 
 from gateway import cursors, times
 from gateway.answers import Json, links
+from gateway.auth import PrincipalOf
 from gateway.database import Connection, DatabaseOf
 from gateway.devices import Model
 from gateway.problems import BadQueryError, NotReplayableError, UnknownError, documented
 from gateway.queries import DEVICE_PATTERN, PREFIX, SITE_PATTERN, From, Nothing, Query, To
+from gateway.roles import Permission
 
 log = structlog.get_logger(__name__)
 
-# Where no device could be told, the topic may still name one.
+# A letter is of the site that its topic names. What came under no topic, as its Kafka record could not be read, is of
+# none: `brigade dead-letters` shows it. Where no device could be told, the topic may still name one.
 LIST: Final = """
 SELECT l.id, l.created_at, l.received_at, l.reason, l.detail, l.mqtt_topic, d.name AS device, l.element,
        l.payload_size, l.payload_sha256 IS NOT NULL AS cut, l.kafka_partition, l.kafka_offset, l.position,
@@ -29,7 +33,7 @@ FROM dead_letters l LEFT JOIN devices d ON d.id = l.device_id
 WHERE (%(before)s::bigint IS NULL OR l.id < %(before)s)
   AND (%(device)s::text IS NULL OR l.device_id IN (0, (SELECT id FROM devices WHERE name = %(device)s)))
   AND (%(device)s::text IS NULL OR l.device_id <> 0 OR split_part(l.mqtt_topic, '/', 4) = %(device)s)
-  AND (%(site)s::text IS NULL OR split_part(l.mqtt_topic, '/', 3) = %(site)s)
+  AND split_part(l.mqtt_topic, '/', 3) = ANY(%(sites)s)
   AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
   AND (%(resolved)s::bool IS NULL OR l.resolved = %(resolved)s)
   AND (%(start)s::timestamptz IS NULL OR l.received_at >= %(start)s)
@@ -43,13 +47,13 @@ SELECT l.id, l.created_at, l.received_at, l.reason, l.detail, l.mqtt_topic, d.na
        l.kafka_partition, l.kafka_offset, l.position,
        l.replay_requested_at, l.replay_published_at, l.replayed_at, l.outcome, l.resolved
 FROM dead_letters l LEFT JOIN devices d ON d.id = l.device_id
-WHERE l.id = %(id)s
+WHERE l.id = %(id)s AND split_part(l.mqtt_topic, '/', 3) = ANY(%(sites)s)
 """
 
 # A replay is under way until its outcome is told. Cut payloads and unreadable Kafka records cannot be sent again.
 REPLAY: Final = """
 UPDATE dead_letters SET replay_requested_at = clock_timestamp(), replay_published_at = NULL
-WHERE id = %(id)s AND NOT resolved AND payload_sha256 IS NULL AND mqtt_topic <> ''
+WHERE id = %(id)s AND split_part(mqtt_topic, '/', 3) = ANY(%(sites)s) AND NOT resolved AND payload_sha256 IS NULL
   AND (replay_requested_at IS NULL OR replayed_at >= replay_requested_at)
 RETURNING id, replay_requested_at
 """
@@ -58,11 +62,11 @@ REPLAY_MANY: Final = """
 UPDATE dead_letters SET replay_requested_at = clock_timestamp(), replay_published_at = NULL
 WHERE id IN (
     SELECT l.id FROM dead_letters l
-    WHERE NOT l.resolved AND l.payload_sha256 IS NULL AND l.mqtt_topic <> ''
+    WHERE NOT l.resolved AND l.payload_sha256 IS NULL
       AND (l.replay_requested_at IS NULL OR l.replayed_at >= l.replay_requested_at)
       AND (%(device)s::text IS NULL OR l.device_id IN (0, (SELECT id FROM devices WHERE name = %(device)s)))
       AND (%(device)s::text IS NULL OR l.device_id <> 0 OR split_part(l.mqtt_topic, '/', 4) = %(device)s)
-      AND (%(site)s::text IS NULL OR split_part(l.mqtt_topic, '/', 3) = %(site)s)
+      AND split_part(l.mqtt_topic, '/', 3) = ANY(%(sites)s)
       AND (%(reason)s::text IS NULL OR l.reason = %(reason)s)
       AND (%(start)s::timestamptz IS NULL OR l.received_at >= %(start)s)
       AND (%(end)s::timestamptz IS NULL OR l.received_at < %(end)s)
@@ -149,18 +153,22 @@ class RequestedMany(Model):
 
 class Filter(Query):
     device: str | None = Field(None, pattern=DEVICE_PATTERN, description="Only this device's.")
-    site: str | None = Field(None, pattern=SITE_PATTERN, description="Only those whose topic names this site.")
+    site: str | None = Field(
+        None, pattern=SITE_PATTERN, description="Only those whose topic names this site; else all of yours."
+    )
     reason: Reason | None = Field(None, description="Only those refused for this reason.")
     start: From | None = Field(
         None, alias="from", description=f"Received from then on: {times.SPELLINGS}. Default: ever."
     )
     end: To | None = Field(None, alias="to", description="Received before; spelled as `from`. Default: until now.")
 
-    def parameters(self, now: datetime) -> dict[str, object]:
+    def parameters(self, now: datetime, sites: Sequence[str]) -> dict[str, object]:
+        """Of the query, within these sites."""
         start, end = (_at(name, moment, now) for name, moment in (("from", self.start), ("to", self.end)))
         if start and end and start >= end:
             raise BadQueryError("from", f"must be before 'to'; they are {start.isoformat()} and {end.isoformat()}")
-        return {"device": self.device, "site": self.site, "reason": self.reason, "start": start, "end": end}
+        within = [site for site in sites if self.site in {None, site}]
+        return {"device": self.device, "sites": within, "reason": self.reason, "start": start, "end": end}
 
 
 class ListQuery(Filter):
@@ -185,12 +193,14 @@ LetterId = Annotated[int, Path(ge=1, le=BIGINT, description="The dead letter's i
     response_model=Letters,
     responses=documented(),
 )
-async def dead_letters(request: Request, database: DatabaseOf, query: Annotated[ListQuery, InQuery()]) -> Json:
+async def dead_letters(
+    request: Request, database: DatabaseOf, principal: PrincipalOf, query: Annotated[ListQuery, InQuery()]
+) -> Json:
+    mine = principal.must(Permission.DEAD_LETTERS_READ, query.site)
     before = cursors.decode(query.cursor, Before).before if query.cursor else None
-    asked = query.parameters(datetime.now(UTC))
+    asked = query.parameters(datetime.now(UTC), mine)
     asked |= {"resolved": query.resolved, "before": before, "limit": query.limit + 1}
-    async with database.reading() as connection:
-        rows = await (await connection.execute(LIST, asked)).fetchall()
+    rows = await database.ask(LIST, asked)
     following = cursors.encode(Before(rows[query.limit - 1]["id"])) if len(rows) > query.limit else None
     return Json({"dead_letters": rows[: query.limit], "next": following}, headers=links(request, following))
 
@@ -202,9 +212,15 @@ async def dead_letters(request: Request, database: DatabaseOf, query: Annotated[
     response_model=Letter,
     responses=documented(UnknownError),
 )
-async def dead_letter(database: DatabaseOf, id: LetterId, _: Annotated[Nothing, InQuery()]) -> Json:  # noqa: A002
+async def dead_letter(
+    database: DatabaseOf,
+    principal: PrincipalOf,
+    id: LetterId,  # noqa: A002
+    _: Annotated[Nothing, InQuery()],
+) -> Json:
+    mine = principal.must(Permission.DEAD_LETTERS_READ)
     async with database.reading() as connection:
-        letter = await _find(connection, id)
+        letter = await _find(connection, id, mine)
     payload = letter.pop("payload")
     return Json({**letter, "payload_text": _text(payload), "payload_base64": base64.b64encode(payload).decode()})
 
@@ -219,12 +235,13 @@ async def dead_letter(database: DatabaseOf, id: LetterId, _: Annotated[Nothing, 
     response_model=RequestedMany,
     responses=documented(),
 )
-async def replay_many(database: DatabaseOf, query: Annotated[Filter, InQuery()]) -> Json:
+async def replay_many(database: DatabaseOf, principal: PrincipalOf, query: Annotated[Filter, InQuery()]) -> Json:
+    mine = principal.must(Permission.DEAD_LETTERS_REPLAY, query.site)
     if not query.model_fields_set:
         raise BadQueryError(
             "query", "name at least one of device, site, reason, from, to; from=1970-01-01T00:00:00Z means all"
         )
-    asked = query.parameters(datetime.now(UTC))
+    asked = query.parameters(datetime.now(UTC), mine)
     async with database.writing() as connection:
         requested = (await connection.execute(REPLAY_MANY, asked | {"limit": MOST_REPLAYS})).rowcount
     log.info("replays_requested", requested=requested)
@@ -240,17 +257,26 @@ async def replay_many(database: DatabaseOf, query: Annotated[Filter, InQuery()])
     response_model=Requested,
     responses=documented(UnknownError, NotReplayableError),
 )
-async def replay(database: DatabaseOf, id: LetterId, _: Annotated[Nothing, InQuery()]) -> Json:  # noqa: A002
+async def replay(
+    database: DatabaseOf,
+    principal: PrincipalOf,
+    id: LetterId,  # noqa: A002
+    _: Annotated[Nothing, InQuery()],
+) -> Json:
+    seen = principal.must(Permission.DEAD_LETTERS_READ)
+    mine = principal.at(Permission.DEAD_LETTERS_REPLAY)
     async with database.writing() as connection:
-        requested = await (await connection.execute(REPLAY, {"id": id})).fetchone()
+        requested = await (await connection.execute(REPLAY, {"id": id, "sites": mine})).fetchone()
         if requested is None:
-            raise NotReplayableError(_why_not(await _find(connection, id)))
+            letter = await _find(connection, id, seen)
+            principal.must(Permission.DEAD_LETTERS_REPLAY, letter["mqtt_topic"].split("/")[2])
+            raise NotReplayableError(_why_not(letter))
     log.info("replay_requested", id=id)
     return Json(requested, 202)
 
 
-async def _find(connection: Connection, id: int) -> dict[str, Any]:  # noqa: A002
-    letter = await (await connection.execute(SHOW, {"id": id})).fetchone()
+async def _find(connection: Connection, id: int, sites: Sequence[str]) -> dict[str, Any]:  # noqa: A002
+    letter = await (await connection.execute(SHOW, {"id": id, "sites": sites})).fetchone()
     if letter is None:
         raise UnknownError("id", f"there is no dead letter {id}; /api/v1/dead-letters lists them")
     return letter
@@ -262,8 +288,6 @@ def _why_not(letter: dict[str, Any]) -> str:
             return f"it is resolved already: {outcome}"
         case {"cut": True}:
             return "only the beginning of its payload was kept, so it cannot be sent again"
-        case {"mqtt_topic": ""}:
-            return "its Kafka record could not be read, so there is no message to send again"
         case _:
             return "a replay of it is under way"
 

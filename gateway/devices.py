@@ -1,30 +1,33 @@
 """Sites, devices and their latest values."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi import Query as InQuery
+from psycopg.rows import tuple_row
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway import cursors
-from gateway.answers import Json, links
+from gateway.answers import NOT_MODIFIED, Json, links, tagged, to_json
+from gateway.auth import PrincipalOf
 from gateway.database import Connection, DatabaseOf
 from gateway.points import Point
 from gateway.problems import UnknownError, documented
-from gateway.queries import DEVICE_PATTERN, PREFIX, SITE_PATTERN, DeviceName, Nothing, Page
+from gateway.queries import DEVICE_PATTERN, PREFIX, DeviceName, Nothing, Page
+from gateway.roles import Permission
+from gateway.tokens import Principal
 
 SITES: Final = """
 SELECT s.name, s.display_name, s.time_zone, count(d.id) AS devices
 FROM sites s LEFT JOIN devices d ON d.site_id = s.id
-WHERE s.name > %(after)s
+WHERE s.name = ANY(%(sites)s) AND s.name > %(after)s
 GROUP BY s.id ORDER BY s.name LIMIT %(limit)s
 """
-
-SITE: Final = "SELECT id FROM sites WHERE name = %(site)s"
 
 # Online: only a status that says so makes a device offline, and a reading received after it makes it online again.
 # The newest reading of each metric tells; late ones that came since are told by the ledger's later hours.
@@ -50,31 +53,31 @@ CROSS JOIN LATERAL (
            greatest(newest.received_at, CASE WHEN st.online THEN st.received_at END) AS last_seen
 ) now
 WHERE d.name > %(after)s
+  AND s.name = ANY(%(sites)s)
   AND (%(device)s::text IS NULL OR d.name = %(device)s)
-  AND (%(site)s::int IS NULL OR d.site_id = %(site)s)
   AND (%(online)s::bool IS NULL OR now.online = %(online)s)
 ORDER BY d.name LIMIT %(limit)s
 """
 
-METRICS: Final = """
-SELECT m.id, m.name, m.unit, m.lower_bound, m.upper_bound
-FROM device_metrics dm JOIN metrics m ON m.id = dm.metric_id
-WHERE dm.device_id = %(device)s ORDER BY m.name
-"""
-
+# A row for each metric; for a device without any, one of nulls.
 DEVICE: Final = """
-SELECT d.id, d.name, s.name AS site, s.time_zone
-FROM devices d JOIN sites s ON s.id = d.site_id WHERE d.name = %(device)s
+SELECT d.id, d.name, s.name AS site, s.time_zone,
+       m.id AS metric_id, m.name AS metric, m.unit, m.lower_bound, m.upper_bound
+FROM devices d
+JOIN sites s ON s.id = d.site_id
+LEFT JOIN device_metrics dm ON dm.device_id = d.id
+LEFT JOIN metrics m ON m.id = dm.metric_id
+WHERE d.name = %(device)s AND s.name = ANY(%(sites)s)
+ORDER BY m.name
 """
 
 # One index probe for each metric of each device on the page.
 LATEST: Final = """
-SELECT d.name AS device, v.*
+SELECT d.name AS device, v.metric, v.unit, v.ts, v.value, v.received_at, v.seq, v.out_of_bounds
 FROM (
-    SELECT id, name FROM devices
-    WHERE (%(device)s::int IS NULL OR id = %(device)s) AND (%(site)s::int IS NULL OR site_id = %(site)s)
-      AND name > %(after)s
-    ORDER BY name LIMIT %(limit)s
+    SELECT d.id, d.name FROM devices d JOIN sites s ON s.id = d.site_id
+    WHERE s.name = ANY(%(sites)s) AND (%(device)s::text IS NULL OR d.name = %(device)s) AND d.name > %(after)s
+    ORDER BY d.name LIMIT %(limit)s
 ) d
 LEFT JOIN LATERAL (
     SELECT m.name AS metric, m.unit, r.ts, r.value, r.received_at, r.seq,
@@ -105,6 +108,7 @@ class Site(Model):
     display_name: str | None
     time_zone: str = Field(examples=["Asia/Seoul"])
     devices: int
+    role: str = Field(description="What you are there.", examples=["manager"])
 
 
 class Sites(Model):
@@ -204,35 +208,51 @@ class Metric:
         }
 
 
-async def find_device(connection: Connection, name: str) -> Device:
-    row = None
-    if _NAME.fullmatch(name):
-        row = await (await connection.execute(DEVICE, {"device": name})).fetchone()
-    if row is None:
-        raise UnknownError("device", f"no device is named {name!r}; /api/v1/devices lists them")
-    return Device(**row)
+async def find_device(connection: Connection, name: str, sites: Sequence[str]) -> tuple[Device, list[Metric]]:
+    """The device and its metrics, in one of these sites; elsewhere it is unknown."""
+    return found_device(name, await (await connection.execute(DEVICE, device_asked(name, sites))).fetchall())
 
 
-async def find_site(connection: Connection, name: str) -> int:
-    row = None
-    if re.fullmatch(SITE_PATTERN, name, re.ASCII):
-        row = await (await connection.execute(SITE, {"site": name})).fetchone()
-    if row is None:
-        raise UnknownError("site", f"no site is named {name!r}; /api/v1/sites lists them")
-    return int(row["id"])
+def device_asked(name: str, sites: Sequence[str]) -> dict[str, object]:
+    """For `DEVICE`; what cannot be a name is not asked for."""
+    return {"device": name if _NAME.fullmatch(name) else None, "sites": sites}
 
 
-async def find_metrics(connection: Connection, device: Device) -> list[Metric]:
-    found = await connection.execute(METRICS, {"device": device.id})
-    return [Metric(**row) async for row in found]
+def found_device(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Device, list[Metric]]:
+    if not rows:
+        raise unknown_device(name)
+    first = rows[0]
+    found = [
+        Metric(row["metric_id"], row["metric"], row["unit"], row["lower_bound"], row["upper_bound"])
+        for row in rows
+        if row["metric"] is not None
+    ]
+    return Device(first["id"], first["name"], first["site"], first["time_zone"]), found
 
 
-@router.get("/sites", tags=["devices"], summary="The restaurants", response_model=Sites, responses=documented())
-async def sites(request: Request, database: DatabaseOf, query: Annotated[Page, InQuery()]) -> Json:
-    async with database.reading() as connection:
-        rows = await (await connection.execute(SITES, {"after": _after(query), "limit": query.limit + 1})).fetchall()
+def unknown_device(name: str) -> UnknownError:
+    return UnknownError("device", f"no device is named {name!r}; /api/v1/devices lists them")
+
+
+def sites_asked(principal: Principal, site: str | None) -> list[str]:
+    """The one site, or all where the principal may read; another's is unknown."""
+    mine = principal.must(Permission.READINGS_READ, site)
+    if site is None:
+        return mine
+    if site not in mine:
+        raise UnknownError("site", f"no site is named {site!r}; /api/v1/sites lists them")
+    return [site]
+
+
+@router.get("/sites", tags=["devices"], summary="Your restaurants", response_model=Sites, responses=documented())
+async def sites(
+    request: Request, database: DatabaseOf, principal: PrincipalOf, query: Annotated[Page, InQuery()]
+) -> Json:
+    mine = principal.must(Permission.READINGS_READ)
+    rows = await database.ask(SITES, {"sites": mine, "after": _after(query), "limit": query.limit + 1})
     rows, following = _page(rows, query.limit, "name")
-    return Json({"sites": rows, "next": following}, headers=links(request, following))
+    told = [row | {"role": principal.sites[row["name"]]} for row in rows]
+    return Json({"sites": told, "next": following}, headers=links(request, following))
 
 
 @router.get(
@@ -242,20 +262,17 @@ async def sites(request: Request, database: DatabaseOf, query: Annotated[Page, I
     response_model=Devices,
     responses=documented(UnknownError),
 )
-async def devices(request: Request, database: DatabaseOf, query: Annotated[DevicesQuery, InQuery()]) -> Json:
-    async with database.reading() as connection:
-        site = None if query.site is None else await find_site(connection, query.site)
-        found = await connection.execute(
-            DEVICES,
-            {
-                "device": None,
-                "site": site,
-                "online": query.online,
-                "after": _after(query),
-                "limit": query.limit + 1,
-            },
-        )
-        rows, following = _page(await found.fetchall(), query.limit, "name")
+async def devices(
+    request: Request, database: DatabaseOf, principal: PrincipalOf, query: Annotated[DevicesQuery, InQuery()]
+) -> Json:
+    asked = {
+        "device": None,
+        "sites": sites_asked(principal, query.site),
+        "online": query.online,
+        "after": _after(query),
+        "limit": query.limit + 1,
+    }
+    rows, following = _page(await database.ask(DEVICES, asked), query.limit, "name")
     return Json({"devices": rows, "next": following}, headers=links(request, following))
 
 
@@ -266,14 +283,14 @@ async def devices(request: Request, database: DatabaseOf, query: Annotated[Devic
     response_model=OneDevice,
     responses=documented(UnknownError),
 )
-async def device(database: DatabaseOf, device: DeviceName, _: Annotated[Nothing, InQuery()]) -> Json:
+async def device(
+    database: DatabaseOf, principal: PrincipalOf, device: DeviceName, _: Annotated[Nothing, InQuery()]
+) -> Json:
+    mine = principal.must(Permission.READINGS_READ)
     async with database.reading() as connection:
-        found = await find_device(connection, device)
-        about = await connection.execute(
-            DEVICES, {"device": found.name, "site": None, "online": None, "after": "", "limit": 1}
-        )
-        row = await about.fetchone()
-        metrics = await find_metrics(connection, found)
+        found, metrics = await find_device(connection, device, mine)
+        asked = {"device": found.name, "sites": mine, "online": None, "after": "", "limit": 1}
+        row = await (await connection.execute(DEVICES, asked)).fetchone()
     return Json({**(row or {}), "metrics": [metric.described() for metric in metrics]})
 
 
@@ -282,13 +299,22 @@ async def device(database: DatabaseOf, device: DeviceName, _: Annotated[Nothing,
     tags=["devices"],
     summary="The newest value of each metric of a sensor",
     response_model=Latest,
-    responses=documented(UnknownError),
+    responses=documented(UnknownError) | NOT_MODIFIED,
 )
-async def latest_of_device(database: DatabaseOf, device: DeviceName, _: Annotated[Nothing, InQuery()]) -> Json:
-    async with database.reading() as connection:
-        found = await find_device(connection, device)
-        rows = await _latest(connection, device=found.id, site=None, after="", limit=1)
-    return Json(_by_device(rows)[0])
+async def latest_of_device(
+    request: Request,
+    database: DatabaseOf,
+    principal: PrincipalOf,
+    device: DeviceName,
+    _: Annotated[Nothing, InQuery()],
+) -> Response:
+    mine = principal.must(Permission.READINGS_READ)
+    if not _NAME.fullmatch(device):
+        raise unknown_device(device)
+    rows = await database.ask_for(tuple_row, LATEST, {"device": device, "sites": mine, "after": "", "limit": 1})
+    if not rows:
+        raise unknown_device(device)
+    return tagged(request, to_json(_by_device(rows)[0]))
 
 
 @router.get(
@@ -296,30 +322,37 @@ async def latest_of_device(database: DatabaseOf, device: DeviceName, _: Annotate
     tags=["devices"],
     summary="The newest values of all sensors of a site",
     response_model=LatestPage,
-    responses=documented(UnknownError),
+    responses=documented(UnknownError) | NOT_MODIFIED,
 )
-async def latest_of_site(request: Request, database: DatabaseOf, query: Annotated[LatestQuery, InQuery()]) -> Json:
-    async with database.reading() as connection:
-        site = await find_site(connection, query.site)
-        rows = await _latest(connection, device=None, site=site, after=_after(query), limit=query.limit + 1)
+async def latest_of_site(
+    request: Request, database: DatabaseOf, principal: PrincipalOf, query: Annotated[LatestQuery, InQuery()]
+) -> Response:
+    asked = {"device": None, "after": _after(query), "limit": query.limit + 1}
+    rows = await database.ask_for(tuple_row, LATEST, asked | {"sites": sites_asked(principal, query.site)})
     found, following = _page(_by_device(rows), query.limit, "device")
-    return Json({"devices": found, "next": following}, headers=links(request, following))
+    return tagged(request, to_json({"devices": found, "next": following}), links(request, following))
 
 
-async def _latest(
-    connection: Connection, *, device: int | None, site: int | None, after: str, limit: int
-) -> list[dict[str, Any]]:
-    found = await connection.execute(LATEST, {"device": device, "site": site, "after": after, "limit": limit})
-    return await found.fetchall()
+def _by_device(rows: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Rows of `LATEST`, in order of device; one without values has a single row of nulls.
 
-
-def _by_device(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows in order of device; one without values has a single row of nulls."""
+    Tuples made into dicts here take 0.2 µs a row; psycopg's dicts, taken apart, 1 µs.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        values = found.setdefault(row.pop("device"), [])
-        if row["metric"] is not None:
-            values.append(row)
+    for device, metric, unit, ts, value, received_at, seq, out_of_bounds in rows:
+        values = found.setdefault(device, [])
+        if metric is not None:
+            values.append(
+                {
+                    "metric": metric,
+                    "unit": unit,
+                    "ts": ts,
+                    "value": value,
+                    "received_at": received_at,
+                    "seq": seq,
+                    "out_of_bounds": out_of_bounds,
+                }
+            )
     return [{"device": name, "values": values} for name, values in found.items()]
 
 

@@ -9,11 +9,13 @@ from pydantic import Field
 
 from gateway import times
 from gateway.answers import Json
+from gateway.auth import PrincipalOf
 from gateway.database import DatabaseOf
 from gateway.devices import Model, find_device
 from gateway.problems import BadQueryError, UnknownError, documented
 from gateway.queries import PREFIX, DeviceName, From, Query, To
 from gateway.questions import span
+from gateway.roles import Permission
 from gateway.times import Bucket, Moment
 
 HOURS: Final = """
@@ -68,13 +70,16 @@ class LedgerQuery(Query):
     response_model=Ledger,
     responses=documented(UnknownError),
 )
-async def ledger(database: DatabaseOf, device: DeviceName, query: Annotated[LedgerQuery, InQuery()]) -> Json:
+async def ledger(
+    database: DatabaseOf, principal: PrincipalOf, device: DeviceName, query: Annotated[LedgerQuery, InQuery()]
+) -> Json:
+    mine = principal.must(Permission.READINGS_READ)
     start, end = span(query.start, query.end, datetime.now(UTC))
     start, end = times.floor(Bucket.HOUR, start, UTC), times.ceiling(Bucket.HOUR, end, UTC)
     if end - start > LONGEST:
         raise BadQueryError("from", f"the ledger answers at most {LONGEST.days} days at once")
     async with database.reading() as connection:
-        found = await find_device(connection, device)
+        found, _ = await find_device(connection, device, mine)
         asked = {"device": found.id, "start": start, "end": end}
         hours = await (await connection.execute(HOURS, asked)).fetchall()
         refusals = await (await connection.execute(REFUSALS, asked)).fetchall()

@@ -64,6 +64,87 @@ class BadQueryError(ApiError):
         super().__init__(f"{field}: {reason}", fields={field: reason})
 
 
+class NoTokenError(ApiError):
+    status = HTTPStatus.UNAUTHORIZED
+    kind = "no-token"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class NoSuchTokenError(NoTokenError):
+    kind = "token-invalid"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+class TokenExpiredError(NoSuchTokenError):
+    kind = "token-expired"
+
+
+class NotAllowedError(ApiError):
+    status = HTTPStatus.FORBIDDEN
+    kind = "not-allowed"
+
+
+class ForeignPageError(ApiError):
+    status = HTTPStatus.FORBIDDEN
+    kind = "csrf"
+
+
+class HeadTooLargeError(ApiError):
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    kind = "head-too-large"
+
+
+class TooLargeError(ApiError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "too-large"
+
+
+class TwoLengthsError(ApiError):
+    """A proxy before us may have believed the other one: what follows could be a request of somebody else's."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "two-lengths"
+
+
+class TooManyError(ApiError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    kind = "too-many-requests"
+
+
+class SlowRequestError(ApiError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "slow-request"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
+
+
+class UsersAwayError(ApiError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "users-away"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+class UsersSlowError(ApiError):
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    kind = "users-slow"
+
+
+class LimitsAwayError(ApiError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "limits-away"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
 class UnknownError(ApiError):
     status = HTTPStatus.NOT_FOUND
     kind = "unknown"
@@ -75,6 +156,16 @@ class UnknownError(ApiError):
 class NotReplayableError(ApiError):
     status = HTTPStatus.CONFLICT
     kind = "not-replayable"
+
+
+class SiteInUseError(ApiError):
+    status = HTTPStatus.CONFLICT
+    kind = "site-in-use"
+
+
+class ZoneInUseError(ApiError):
+    status = HTTPStatus.CONFLICT
+    kind = "zone-in-use"
 
 
 class NotAcceptableError(ApiError):
@@ -95,38 +186,81 @@ class TooSlowError(ApiError):
     kind = "too-slow"
 
 
-_RESPONSES: Final = (
-    (BadQueryError, "The query cannot be right; `errors` names the fields and says what would be.", "bad-query"),
-    (UnknownError, "No such device, site or dead letter.", "unknown"),
-    (NotReplayableError, "Cut, resolved already, or a replay of it is under way.", "not-replayable"),
-    (NotAcceptableError, "Answers come as JSON or CSV.", "not-acceptable"),
-    (DatabaseAwayError, "The database is away or busy; `Retry-After` says when to try again.", "database-away"),
-    (TooSlowError, "The query took longer than the statement timeout; `detail` says how to ask for less.", "too-slow"),
-)  # fmt: skip
+_TEXTS: Final[Mapping[type[ApiError], str]] = {
+    BadQueryError: "The query cannot be right; `errors` names the fields and says what would be.",
+    UnknownError: "There is no such thing in your sites.",
+    NotReplayableError: "Cut, resolved already, or a replay of it is under way.",
+    SiteInUseError: "Devices of that site have been heard already; `detail` says who can give it an owner.",
+    ZoneInUseError: "Days are counted in another time zone already; `detail` says what counts them again.",
+    NotAcceptableError: "Answers come as JSON or CSV.",
+    NoTokenError: "Neither token nor API key nor cookie.",
+    NoSuchTokenError: "The token or key is none of ours, or no longer.",
+    TokenExpiredError: "Get another by `/api/v1/auth/refresh`.",
+    NotAllowedError: "Your role may see it, not do it.",
+    ForeignPageError: "A call by cookie that did not prove that it came from our own page.",
+    SlowRequestError: "The body took too long.",
+    HeadTooLargeError: "Path, query and headers are too large together.",
+    TooLargeError: "The body is too large.",
+    TooManyError: "Too many requests; `Retry-After` says when to try again.",
+    DatabaseAwayError: "The database is away or busy; `Retry-After` says when to try again.",
+    UsersAwayError: "Accounts, keys and new tokens cannot be looked up now; `Retry-After` says when to try again.",
+    LimitsAwayError: "Log-ins cannot be counted now, so none is let in.",
+    TooSlowError: "The query took longer than the statement timeout; `detail` says how to ask for less.",
+    UsersSlowError: "Users did not answer in time.",
+}
 
 
 def documented(*classes: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: these problems, and those every route can have."""
-    wanted = {*classes, BadQueryError, DatabaseAwayError, TooSlowError}
+    return _responses(*classes, BadQueryError, DatabaseAwayError, TooSlowError)
+
+
+def of_accounts() -> dict[int | str, dict[str, Any]]:
+    """What a call that goes through to users may get on the way."""
+    return _responses(
+        SlowRequestError,
+        SiteInUseError,
+        ZoneInUseError,
+        TooLargeError,
+        BadQueryError,
+        UsersAwayError,
+        DatabaseAwayError,
+        UsersSlowError,
+    )
+
+
+def of_the_door(*, counted: bool, closed: bool) -> dict[int | str, dict[str, Any]]:
+    """What a route's caller may get before the route is asked; of routes that are counted or closed, more."""
+    if closed:
+        return _responses(
+            NoTokenError, NoSuchTokenError, TokenExpiredError, NotAllowedError, ForeignPageError, HeadTooLargeError,
+            TooLargeError, TooManyError, UsersAwayError,
+        )  # fmt: skip
+    if counted:
+        return _responses(ForeignPageError, HeadTooLargeError, TooLargeError, TooManyError, LimitsAwayError)
+    return _responses(HeadTooLargeError, TooLargeError)
+
+
+def _responses(*classes: type[ApiError]) -> dict[int | str, dict[str, Any]]:
+    by_status: dict[int | str, list[type[ApiError]]] = {}
+    for error in classes:
+        by_status.setdefault(int(error.status), []).append(error)
+    return {status: _response(errors) for status, errors in by_status.items()}
+
+
+def _response(classes: Sequence[type[ApiError]]) -> dict[str, Any]:
+    example = {
+        "type": f"urn:brigade:problem:{classes[0].kind}",
+        "title": classes[0].status.phrase,
+        "status": int(classes[0].status),
+        "detail": _TEXTS[classes[0]],
+        "instance": "/api/v1/readings",
+        "errors": [],
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        int(error.status): {
-            "description": text,
-            "content": {
-                MEDIA_TYPE: {
-                    "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": {
-                        "type": f"urn:brigade:problem:{kind}",
-                        "title": error.status.phrase,
-                        "status": int(error.status),
-                        "detail": text,
-                        "instance": "/api/v1/readings",
-                        "errors": [],
-                    },
-                }
-            },
-        }
-        for error, text, kind in _RESPONSES
-        if error in wanted
+        "description": " ".join(f"`{error.kind}`: {_TEXTS[error]}" for error in classes),
+        "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
     }
 
 
@@ -163,8 +297,12 @@ def render(
     return Response(orjson.dumps(problem.model_dump()), status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
 
 
-async def _api_error(request: Request, error: Any) -> Response:
+def api_error(request: Request, error: ApiError) -> Response:
     return render(request, error.status, kind=error.kind, detail=error.detail, wrong=error.wrong, headers=error.headers)
+
+
+async def _api_error(request: Request, error: Any) -> Response:
+    return api_error(request, error)
 
 
 async def _validation(request: Request, error: Any) -> Response:
@@ -198,8 +336,8 @@ async def _http(request: Request, error: Any) -> Response:
 async def _database(request: Request, error: Any) -> Response:
     """An outage asks to try again, a query beyond the timeout to ask for less; refused data is the query's fault."""
     if (known := _known(error)) is None:
-        return await _bug(request, error)
-    return await _api_error(request, known)
+        return bug(request, error)
+    return api_error(request, known)
 
 
 def _known(error: psycopg.Error) -> ApiError | None:
@@ -222,10 +360,14 @@ def _known(error: psycopg.Error) -> ApiError | None:
 
 
 async def _frozen(request: Request, _: Exception) -> Response:
-    return await _api_error(request, DatabaseAwayError("the database does not answer; try again"))
+    return api_error(request, DatabaseAwayError("the database does not answer; try again"))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
+    return bug(request, error)
+
+
+def bug(request: Request, error: Exception) -> Response:
     log.error("request_failed", path=request.url.path, error=repr(error), exc_info=error)
     return render(
         request,

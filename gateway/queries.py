@@ -15,6 +15,8 @@ SITE_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$"
 
 SEVERAL: Final = frozenset({"metric", "agg"})
 """The parameters that may come more than once."""
+SEVERAL_SITES: Final = f"{PREFIX}/stream"
+"""The route whose `site` may, too."""
 
 
 def split(values: Any) -> Any:
@@ -57,7 +59,7 @@ async def once(request: Request) -> None:
     """Refuse a parameter that came twice, as nobody can tell which one was meant."""
     seen = set()
     for name, _ in request.query_params.multi_items():
-        if name in seen and name not in SEVERAL:
+        if name in seen and name not in SEVERAL and (name, request.url.path) != ("site", SEVERAL_SITES):
             raise BadQueryError(name, "was given more than once")
         seen.add(name)
 

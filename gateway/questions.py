@@ -109,7 +109,8 @@ class Plan:
 
     def shown(self, rows: Iterable[Point]) -> list[Point]:
         """The rows with what was asked for; days begin at a local midnight and bear the zone's offset."""
-        points = [{column: row[column] for column in self.columns} for row in rows]
+        columns = self.columns
+        points = [{column: row[column] for column in columns} for row in rows]
         if self.bucket is Bucket.DAY:
             for point in points:
                 point["ts"] = point["ts"].astimezone(self.zone)

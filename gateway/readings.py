@@ -1,22 +1,25 @@
 """`/readings`: what a sensor measured over time, as it is or by minutes, hours and days."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi import Query as InQuery
 from pydantic import Field
 
 from gateway import cursors
-from gateway.answers import MEDIA_TYPES, Format, Streamed, chosen, links
-from gateway.database import Database, DatabaseOf, Stream
-from gateway.devices import Device, Metric, Model, find_device, find_metrics
+from gateway.answers import MEDIA_TYPES, NOT_MODIFIED, Format, Streamed, chosen, links, tagged
+from gateway.auth import PrincipalOf
+from gateway.database import Database, DatabaseOf
+from gateway.devices import Device, Metric, Model
+from gateway.directory import Directory
 from gateway.problems import BadQueryError, NotAcceptableError, UnknownError, documented
 from gateway.queries import PREFIX
 from gateway.questions import Plan, ReadingsQuery, plan
-from gateway.series import Place, Question, points, spans
+from gateway.roles import Permission
+from gateway.series import Place, Question, points, spans, whole_spans
 from gateway.times import EARLIEST, LATEST, Bucket, zone
 from gateway.writing import CsvWriter, JsonWriter, Writer
 
@@ -95,9 +98,11 @@ CSV_EXAMPLE: Final = (
     response_model=Readings,
     response_model_exclude_unset=True,
     responses=documented(UnknownError, NotAcceptableError)
+    | NOT_MODIFIED
     | {
         200: {
-            "description": "One series for each metric, in order of time. Streamed: it may be of any length.",
+            "description": "One series for each metric, in order of time. A long one is streamed; a short one has a "
+            "tag (ETag) to ask with again.",
             "headers": {"Link": {"description": 'The next page, rel="next".', "schema": {"type": "string"}}},
             "content": {
                 "application/json": {"example": EXAMPLE},
@@ -106,23 +111,40 @@ CSV_EXAMPLE: Final = (
         }
     },
 )
-async def readings(request: Request, database: DatabaseOf, query: Annotated[ReadingsQuery, InQuery()]) -> Streamed:
+async def readings(
+    request: Request, database: DatabaseOf, principal: PrincipalOf, query: Annotated[ReadingsQuery, InQuery()]
+) -> Response:
     form = chosen(request, query.format)
-    parts = _parts(request, database, query, form)
+    mine = principal.must(Permission.READINGS_READ)
+    question = await _understood(request.app.state.directory, query, form, mine, now=datetime.now(UTC))
+    if question.is_short:
+        body = b"".join([part async for part in _whole(database, question, form)])
+        return tagged(request, body, {"Vary": "Accept"}, MEDIA_TYPES[form])
     return Streamed(
-        parts,
+        _parts(request, database, question, form),
         media_type=MEDIA_TYPES[form],
         headers={"Vary": "Accept"},
         stalled_seconds=database.stalled_client_seconds,
     )
 
 
+async def _whole(database: Database, question: Question, form: Format) -> AsyncIterator[bytes]:
+    """The body of a short answer, by one statement for each metric."""
+    writer = _writer(form, question.plan)
+    yield writer.head(question.about(None))
+    async with database.fetching(statements=len(question.metrics)) as rows:
+        for span in whole_spans(question):
+            yield writer.series(span.about())
+            async for batch in points(rows, question, span):
+                yield writer.points(batch)
+    yield writer.tail()
+
+
 async def _parts(
-    request: Request, database: Database, query: ReadingsQuery, form: Format
+    request: Request, database: Database, question: Question, form: Format
 ) -> AsyncGenerator[Mapping[str, str] | bytes]:
     """The headers that the database decides, then the body in parts of some size."""
     async with database.streaming() as stream:
-        question = await _understood(stream, query, form, now=datetime.now(UTC))
         found, following = await spans(stream, question)
         cursor = cursors.encode(following) if following else None
         yield links(request, cursor)
@@ -138,11 +160,11 @@ async def _parts(
         yield part + writer.tail()
 
 
-async def _understood(stream: Stream, query: ReadingsQuery, form: Format, *, now: datetime) -> Question:
+async def _understood(
+    directory: Directory, query: ReadingsQuery, form: Format, sites: Sequence[str], *, now: datetime
+) -> Question:
     """The query with the names in it looked up; `ApiError` when it cannot be right."""
-    async with stream.bounded() as connection:
-        device = await find_device(connection, query.device)
-        known = await find_metrics(connection, device)
+    device, known = await directory.find(query.device, sites, query.metric)
     metrics = _chosen_metrics(query, device, known)
     asked = plan(query, zone(device.time_zone), now=now, form=form)
     if query.cursor is None:

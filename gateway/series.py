@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final, LiteralString
 
 import msgspec
 
-from gateway.database import FETCH_ROWS, Stream
+from gateway.database import FETCH_ROWS, Rows, Stream, only
 from gateway.devices import Device, Metric
-from gateway.points import Point, extremes, pixel
+from gateway.points import AsItIs, Point, extremes, pixel
 from gateway.questions import Plan
-from gateway.times import Bucket
+from gateway.times import Bucket, count
 
 RAW: Final = """
 SELECT ts, value, received_at, seq,
@@ -91,6 +91,9 @@ BUCKETS: Final[Mapping[tuple[Bucket, Bucket], LiteralString]] = {
 }
 """The query of a bucket, and of what it is added up from."""
 
+SHORT_BUCKETS: Final = 5_000
+"""About half a megabyte."""
+
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -130,6 +133,15 @@ class Question:
     plan: Plan
     place: Place | None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the answer may be in memory whole."""
+        asked = self.plan
+        return (
+            asked.bucket is not Bucket.RAW
+            and count(asked.source, asked.start, asked.end) * len(self.metrics) <= SHORT_BUCKETS
+        )
+
     def about(self, cursor: str | None) -> dict[str, Any]:
         return {
             "device": self.device.name,
@@ -142,6 +154,12 @@ class Question:
         }
 
 
+def whole_spans(question: Question) -> list[Span]:
+    """Of buckets: one a metric."""
+    asked = question.plan
+    return [Span(metric, asked.start, asked.end, asked.thins) for metric in question.metrics]
+
+
 async def spans(stream: Stream, question: Question) -> tuple[list[Span], Place | None]:
     asked = question.plan
     match asked:
@@ -150,7 +168,7 @@ async def spans(stream: Stream, question: Question) -> tuple[list[Span], Place |
         case Plan(bucket=Bucket.RAW, max_points=int(most)):
             return [await _thinned(stream, question, metric, most) for metric in question.metrics], None
         case _:
-            return [Span(metric, asked.start, asked.end, asked.thins) for metric in question.metrics], None
+            return whole_spans(question), None
 
 
 async def _page(stream: Stream, question: Question, limit: int) -> tuple[list[Span], Place | None]:
@@ -176,7 +194,7 @@ async def _thinned(stream: Stream, question: Question, metric: Metric, most: int
     return replace(span, thinned=extent["rows"] > most)
 
 
-async def points(stream: Stream, question: Question, span: Span) -> AsyncIterator[Sequence[Point]]:
+async def points(stream: Rows, question: Question, span: Span) -> AsyncIterator[Sequence[Point]]:
     asked = question.plan
     parameters = _parameters(question, span)
     if asked.bucket is not Bucket.RAW:
@@ -191,9 +209,14 @@ async def points(stream: Stream, question: Question, span: Span) -> AsyncIterato
             yield rows
 
 
-async def _buckets(stream: Stream, asked: Plan, parameters: Mapping[str, object]) -> AsyncIterator[Sequence[Point]]:
+async def _buckets(stream: Rows, asked: Plan, parameters: Mapping[str, object]) -> AsyncIterator[Sequence[Point]]:
     shape = asked.shape()
-    async for rows in stream.rows(BUCKETS[asked.bucket, asked.source], parameters):
+    query = BUCKETS[asked.bucket, asked.source]
+    if isinstance(shape, AsItIs) and asked.bucket is not Bucket.DAY:  # rows are points: 2 µs a row less
+        async for rows in stream.rows(query, parameters, only(asked.columns)):
+            yield rows
+        return
+    async for rows in stream.rows(query, parameters):
         for batch in batches(point for row in rows for point in shape.push(row)):
             yield asked.shown(batch)
     for batch in batches(shape.finish()):

@@ -1,1 +1,1 @@
-"""The only Python the services share: logs and the health port. It imports nothing of ours."""
+"""The only Python the services share: logs, the health port, the measuring of requests. It imports nothing of ours."""

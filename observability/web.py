@@ -1,15 +1,22 @@
-"""/metrics, /healthz and /readyz of a process, from a thread: a hung event loop can still be told."""
+"""/metrics, /healthz, /readyz and /errors of a process, from a thread: a hung event loop can still be told."""
 
+import json
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
+
+from observability import logs
+
+BUILD = Gauge("brigade_build_info", "1; the version this process runs.", ["version"])
+BUILD.labels(metadata.version("brigade")).set(1)
 
 Check: TypeAlias = Callable[[], bool | str]
 """True: yes. False, or a text that says why: no. Called on the server's thread, so it must not wait."""
@@ -56,7 +63,7 @@ def serve(
 ) -> Server:
     """A context that serves `/metrics`, `/healthz` (200 while `healthy()`) and `/readyz` (while `ready()`).
 
-    Port 0 means any free one.
+    `/errors` has the process's last warnings and errors. Port 0 means any free one.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
     return Server(host, port, healthy=healthy, ready=ready, registry=registry)
@@ -81,11 +88,15 @@ class _Answer(BaseHTTPRequestHandler):
         if path == "/metrics":
             encode, content_type = choose_encoder(self.headers.get("Accept", ""))
             self._send(HTTPStatus.OK, content_type, encode(self.server.registry))
+        elif path == "/errors":
+            self._send(HTTPStatus.OK, "application/json", json.dumps(list(logs.RECENT)).encode())
         elif check := self.server.checks.get(path):
             status, text = _asked(check)
             self._send(status, "text/plain; charset=utf-8", f"{text}\n".encode())
         else:
-            self._send(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"try /metrics, /healthz or /readyz\n")
+            self._send(
+                HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"try /metrics, /healthz, /readyz or /errors\n"
+            )
 
     do_HEAD = do_GET  # noqa: N815, http.server's name
 

@@ -1,7 +1,7 @@
 """What happened to every reading of a batch: the ledger, dead letters, replays, status."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from pipeline.batches import HOUR_BITS, Batch, DeadLetter, Pack, messages_of
 from pipeline.packs import Message
-from pipeline.readings import HOUR_US, MINUTE_US, Reason, Refusal, is_status_topic
+from pipeline.readings import HOUR_US, MINUTE_US, Reading, Reason, Refusal, is_status_topic
 from pipeline.rows import Stored
 
 READINGS = Counter("pipeline_sink_readings_total", "Readings by what became of them.", ["outcome"])
@@ -230,6 +230,22 @@ def count(batch: Batch, stored: Stored) -> int:
         REFUSED.labels(letter.refusal.reason).inc()
     REFUSED.labels(Reason.CONFLICTS_WITH_STORED).inc(len(stored.conflicts))
     return new
+
+
+def new_readings(batch: Batch, stored: Stored) -> Sequence[int]:
+    """Indices in `Batch.kept` of those that are new and came as they were measured.
+
+    What a device kept during an outage of its own comes in arrays; that, and replays, say nothing of how quick we are.
+    """
+    new = range(len(batch.kept)) if stored.points is None else list(stored.points)
+    if not batch.plain_packs:
+        return new
+    replayed = {index for replay in batch.replays for index in replay.indices}
+    return [index for index in new if index not in replayed and not _of_array(batch.kept[index][3])]
+
+
+def _of_array(reading: Reading | None) -> bool:
+    return reading is not None and reading.element is not None
 
 
 async def _settle(

@@ -113,36 +113,52 @@ class Recent:
     """Readings lately committed, so that an exact repeat costs no database work. Two generations.
 
     No key in here is later than its layout's `latest_us`: a reading that is later is no repeat, and is only noted down.
-    The set is built when one comes that is not, which saves 0.6 µs a reading of devices whose clocks go forward.
+    A generation's set is built when one comes that is not: 1 µs a reading less for devices whose clocks go forward.
     """
 
     def __init__(self, size: int = 50_000) -> None:
         self._size = size
-        self.noted: list[Key] = []
-        self._new: set[Key] = set()
-        self._old: set[Key] = set()
+        self._new = _Generation()
+        self._old = _Generation()
+
+    @property
+    def noted(self) -> list[Key]:
+        return self._new.noted
 
     def knows(self, key: Key) -> bool:
-        if self.noted:
-            self._new.update(self.noted)
-            self.noted.clear()
-        return key in self._new or key in self._old
+        return self._new.knows(key) or self._old.knows(key)
 
     def turn(self) -> None:
-        if len(self._new) + len(self.noted) > self._size:
-            self._new.update(self.noted)
-            self.noted.clear()
-            self._new, self._old = set(), self._new
+        if len(self._new) > self._size:
+            self._new, self._old = _Generation(), self._new
 
     def forget(self, keys: Iterable[Key] | None = None) -> None:
         if keys is None:
-            self._new.clear()
-            self._old.clear()
-            self.noted.clear()
+            self._new, self._old = _Generation(), _Generation()
         elif gone := set(keys):
-            self.noted[:] = [key for key in self.noted if key not in gone]
-            self._new -= gone
-            self._old -= gone
+            self._new.forget(gone)
+            self._old.forget(gone)
+
+
+class _Generation:
+    """Keys noted down, and a set of those that were there when somebody last asked."""
+
+    def __init__(self) -> None:
+        self.noted: list[Key] = []
+        self._known: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self.noted) + len(self._known)
+
+    def knows(self, key: Key) -> bool:
+        if self.noted:
+            self._known.update(self.noted)
+            self.noted.clear()
+        return key in self._known
+
+    def forget(self, gone: set[Key]) -> None:
+        self.noted[:] = [key for key in self.noted if key not in gone]
+        self._known -= gone
 
 
 @dataclass(slots=True)
@@ -169,16 +185,14 @@ class Batch:
     statuses: dict[int, tuple[bool, int, bool]] = field(default_factory=dict)
     """By device: online, since when (of the first message that said so), and whether it changed within the batch."""
     replays: list[Replay] = field(default_factory=list)
+    traced: list[tuple[Message, Pack]] = field(default_factory=list)
     messages: int = 0
     points: int = 0
     size: int = 0
     plain_packs: int = 0
 
-    def copy_data(self) -> bytes:
-        return b"".join((COPY_HEAD, *self.rows, COPY_TAIL))
-
     def staged_data(self) -> bytes:
-        """The same rows with the reading's index in `kept` as the first column."""
+        """A whole binary COPY of the same rows, with the reading's index in `kept` as the first column."""
         return b"".join((COPY_HEAD, *self._staged_rows(), COPY_TAIL))
 
     def _staged_rows(self) -> Iterator[bytes]:
@@ -239,6 +253,7 @@ class Batch:
         knows, note = self.recent.knows, self.recent.noted.append
         rows, kept, tally = self.rows.append, self.kept.append, self.tally.append
         marks: set[tuple[int, int]] = set()
+        minutes: dict[Layout, int] = {}  # the last one marked: a device's readings come minute after minute
         points = 0
         for message, fields in zip(messages, objects, strict=True):
             device = sources.get(message.topic)
@@ -252,7 +267,10 @@ class Batch:
             if device.partition != pack.partition:
                 raise _NotCleanError
             received_us = message.received_us
-            ts_us = received_us if ts is None else _clean_ts(ts)
+            if type(ts) is int and ts >= MILLISECONDS_FROM:  # what most devices send
+                ts_us = ts * 1000
+            else:
+                ts_us = received_us if ts is None else _clean_ts(ts)
             delay_us = received_us - ts_us
             if not future_us <= delay_us <= past_us:
                 raise _NotCleanError
@@ -271,7 +289,9 @@ class Batch:
             kept((key, message, seq, None))
             tally(counted)
             minute = ts_us // MINUTE_US
-            marks.add((minute, layout.device_id))
+            if minute != minutes.get(layout):
+                minutes[layout] = minute
+                marks.add((minute, layout.device_id))
             if delay_us > late_after_us and received_us - late_after_us >= (minute + 1) * MINUTE_US:
                 self.late.append(counted)
         self.points += points
@@ -284,8 +304,10 @@ class Batch:
         payloads = []
         for message in messages:
             payload = message.payload
-            if message.extra is not None or payload[:1] != b"{" or payload[-1:] != b"}":
+            if payload[:1] != b"{" or payload[-1:] != b"}":
                 raise _NotCleanError
+            if message.extra is not None:
+                self._add_traced(message, pack)
             payloads.append(payload)
         try:
             objects = _objects(b"[" + b",".join(payloads) + b"]")
@@ -294,6 +316,12 @@ class Batch:
         if len(objects) != len(messages):
             raise _NotCleanError
         return objects
+
+    def _add_traced(self, message: Message, pack: Pack) -> None:
+        """A trace makes no other message of it; anything else in `extra` does."""
+        if message.extra is None or message.extra.keys() != {"traceparent"}:
+            raise _NotCleanError
+        self.traced.append((message, pack))
 
     def _unknown(self, unknown: Unknown | None, message: Message, device: Device | None, names: Names) -> Unknown:
         """Note what must be learned. What cannot be learned, or is refused anyway, wants the plain way."""
@@ -324,6 +352,8 @@ class Batch:
 
     def _add_message(self, place: "_Place", unknown: Unknown, poison: str | None) -> None:
         topic = place.message.topic
+        if place.message.extra and "traceparent" in place.message.extra:
+            self.traced.append((place.message, place.pack))
         device = self.directory.sources.get(topic) or self.directory.announcers.get(topic)
         if device is None:
             if refusal := self.directory.refused.get(topic):
@@ -426,7 +456,7 @@ class Batch:
             del entries[length:]
 
     def _lists(self) -> tuple[list[Any], ...]:
-        return (self.kept, self.rows, self.tally, self.repeats, self.late, self.dead_letters, self.replays)
+        return (self.kept, self.rows, self.tally, self.repeats, self.late, self.dead_letters, self.replays, self.traced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,15 @@
 """Marked minutes into minutes, hours and local days, always computed from what is stored, never added up.
 
-A slice is one transaction. It takes the partition's row of `ingest_offsets` first, so no writer of that partition is
-under way, and goes on only if that row stands where this worker left it: a worker that lost the partition and does
-not know it clears no marks. A minute's slice counts itself in `closings`; `positions` says why.
+Minutes are computed beside the writer, which never waits for it:
+
+1. In a transaction of a moment, with the partition's row of `ingest_offsets` locked, so that no writer of that
+   partition is under way: which marked minutes are due, and one more in `closings`. A writer that comes later finds
+   that number and marks again what it writes to, under that number.
+2. The minutes are computed, in a transaction that locks the row only at its end. It goes on only if nobody has
+   counted in `closings` since, and removes only marks that were not set again since.
+
+So a row is either in what was computed, or its minute is marked. A worker that lost the partition and does not know
+it fails in one step or the other. Hours and days are few: they are taken and computed with the row locked.
 """
 
 import asyncio
@@ -17,7 +24,7 @@ from typing import Any, Final
 import psycopg
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import QueryCanceled
 
 from pipeline.patience import Answer, Connection, judge
@@ -50,12 +57,27 @@ WHERE consumer_group = %(group)s AND topic = %(topic)s AND partition = %(partiti
 RETURNING closings"""
 
 TAKE_MINUTES: Final = """
-DELETE FROM marks WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM marks
-    WHERE partition = %(partition)s AND level = 0 AND bucket > %(after)s AND bucket <= %(until)s
-    ORDER BY bucket, device_id LIMIT %(slice)s
-))
-RETURNING device_id, bucket, bucket + INTERVAL '1 minute'"""
+SELECT device_id, bucket, bucket + INTERVAL '1 minute' FROM marks
+WHERE partition = %(partition)s AND level = 0 AND bucket > %(after)s AND bucket <= %(until)s
+ORDER BY bucket, device_id LIMIT %(slice)s"""
+
+STILL: Final = """
+SELECT FROM ingest_offsets
+WHERE consumer_group = %(group)s AND topic = %(topic)s AND partition = %(partition)s AND closings = %(closings)s
+FOR UPDATE"""
+
+UNMARK: Final = """
+DELETE FROM marks m USING unnest(%(devices)s::int[], %(buckets)s::timestamptz[]) AS taken (device_id, bucket)
+WHERE m.level = 0 AND m.device_id = taken.device_id AND m.bucket = taken.bucket AND m.closings < %(closings)s"""
+
+MARK_HIGHER: Final = """
+INSERT INTO marks (partition, level, device_id, bucket)
+SELECT DISTINCT %(partition)s::int, higher.level, c.device_id, higher.bucket
+FROM unnest(%(devices)s::int[], %(buckets)s::timestamptz[]) AS c (device_id, bucket)
+JOIN devices d ON d.id = c.device_id JOIN sites s ON s.id = d.site_id,
+     LATERAL (VALUES (1, date_trunc('hour', c.bucket, 'UTC')), (2, local_day(c.bucket, s.time_zone)))
+         AS higher (level, bucket)
+ON CONFLICT DO NOTHING"""
 
 TAKE_HOURS: Final = """
 DELETE FROM marks WHERE ctid = ANY (ARRAY(
@@ -100,24 +122,20 @@ WITH computed AS (
         last = excluded.last, first_ts = excluded.first_ts, last_ts = excluded.last_ts
     RETURNING device_id, metric_id, bucket, n, sum, min, max, first, last
 ), minutes AS (
-    SELECT c.device_id, d.name AS device, s.name AS site, s.time_zone, c.bucket,
+    SELECT c.device_id, d.name AS device, s.name AS site, c.bucket,
            json_object_agg(m.name, json_build_object('n', c.n, 'sum', c.sum, 'min', c.min, 'max', c.max,
                                                      'first', c.first, 'last', c.last) ORDER BY m.name) AS metrics
     FROM computed c
     JOIN metrics m ON m.id = c.metric_id JOIN devices d ON d.id = c.device_id JOIN sites s ON s.id = d.site_id
-    GROUP BY c.device_id, d.name, s.name, s.time_zone, c.bucket
-), marked AS (
-    INSERT INTO marks (partition, level, device_id, bucket)
-    SELECT DISTINCT %(partition)s::int, higher.level, device_id, higher.bucket
-    FROM minutes, LATERAL (VALUES (1, date_trunc('hour', bucket, 'UTC')), (2, local_day(bucket, time_zone)))
-                    AS higher (level, bucket)
-    ON CONFLICT DO NOTHING
+    GROUP BY c.device_id, d.name, s.name, c.bucket
+), published AS (
+    INSERT INTO outbox (partition, topic, key, value)
+    SELECT %(partition)s::int, %(aggregates)s, device, convert_to(json_build_object(
+        'device', device, 'site', site, 'minute', to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'),
+        'revision', %(closings)s::bigint, 'metrics', metrics)::text, 'UTF8')
+    FROM minutes ORDER BY bucket, device_id
 )
-INSERT INTO outbox (partition, topic, key, value)
-SELECT %(partition)s::int, %(aggregates)s, device, convert_to(json_build_object(
-    'device', device, 'site', site, 'minute', to_char(bucket AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'),
-    'revision', %(revision)s::bigint, 'metrics', metrics)::text, 'UTF8')
-FROM minutes ORDER BY bucket, device_id"""
+SELECT device_id, bucket FROM minutes"""
 
 COMPUTE_HOURS: Final = """
 INSERT INTO readings_1h AS old (device_id, metric_id, bucket, n, sum, min, max, first, last, first_ts, last_ts)
@@ -142,29 +160,53 @@ COMPUTE_DAYS: Final = COMPUTE_HOURS.replace("readings_1h", "readings_1d")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """A size of bucket. `slice` bounds a transaction's work: about 40,000 rows read with 3 metrics a device."""
+    """A size of bucket. A transaction computes as many as take about `seconds`, `slice` at most."""
 
     number: int
     name: str
     shortest: timedelta
     slice: int
+    seconds: float
     take: str
     compute: str
 
 
 MINUTES: Final = Level(
-    number=0, name="minute", shortest=timedelta(minutes=1), slice=200, take=TAKE_MINUTES, compute=COMPUTE_MINUTES
+    number=0,
+    name="minute",
+    shortest=timedelta(minutes=1),
+    slice=200,
+    seconds=0.05,
+    take=TAKE_MINUTES,
+    compute=COMPUTE_MINUTES,
 )
 HOURS: Final = Level(
-    number=1, name="hour", shortest=timedelta(hours=1), slice=200, take=TAKE_HOURS, compute=COMPUTE_HOURS
+    number=1,
+    name="hour",
+    shortest=timedelta(hours=1),
+    slice=200,
+    seconds=0.05,  # the partition's writer waits for it
+    take=TAKE_HOURS,
+    compute=COMPUTE_HOURS,
 )
-DAYS: Final = Level(number=2, name="day", shortest=timedelta(hours=22), slice=10, take=TAKE_DAYS, compute=COMPUTE_DAYS)
+DAYS: Final = Level(
+    number=2,
+    name="day",
+    shortest=timedelta(hours=22),
+    slice=10,
+    seconds=0.05,
+    take=TAKE_DAYS,
+    compute=COMPUTE_DAYS,
+)
 LEVELS: Final = (MINUTES, HOURS, DAYS)
 
 EVERY: Final[Mapping[str, float]] = MappingProxyType({"minute": 5.0, "hour": 10.0, "day": 30.0})
 """Seconds between two looks at buckets that ended long ago: each late message must not compute its day again."""
 
 LONG_AGO: Final = datetime.fromisoformat("0001-01-02T00:00:00Z")
+REST: Final = 2.0
+"""After a slice there is none for so many times its own time: a minute's rows have the processors first."""
+FIRST_SLICE: Final = 10
 SLICES: Final = 20
 """Of one partition and level in one go; then the others have their turn."""
 
@@ -203,7 +245,7 @@ class Closer:
         self._every = every
         self._looked: dict[str, float] = {}  # monotonic time of the last look at everything, by level
         self._until: dict[str, datetime] = {}  # of the last look
-        self._slices = {level.name: level.slice for level in LEVELS}
+        self._slices = {level.name: min(level.slice, FIRST_SLICE) for level in LEVELS}
 
     async def close_due(self, now: datetime) -> int:
         """Close what ended `close_after` before `now`; return how many buckets. Waits while the database is away."""
@@ -231,8 +273,10 @@ class Closer:
         due = await self._due_partitions(level, window)
         for _ in range(SLICES):
             for partition in due.copy():
+                began = time.perf_counter()
                 n, more = await self._close_patiently(level, partition, window)
                 closed += n
+                await asyncio.sleep(REST * (time.perf_counter() - began) if n else 0)
                 if not more:
                     due.remove(partition)
         if due:
@@ -281,20 +325,52 @@ class Closer:
             raise NotOursError
         size = self._slices[level.name]
         asked = {**self._names, **asdict(window), "partition": partition, "slice": size}
+        close = self._close_minutes if level is MINUTES else self._close_locked
+        taken, seconds = await close(database, level, position, asked)
+        if not taken:
+            return 0, False
+        self._slices[level.name] = next_slice(taken, size, seconds, level)
+        SECONDS.labels(level.name).observe(time.perf_counter() - began)
+        CLOSED.labels(level.name).inc(taken)
+        LAST.labels(level.name).set_to_current_time()
+        return taken, taken == size
+
+    async def _close_minutes(
+        self, database: AsyncConnection, level: Level, position: Position, asked: dict[str, Any]
+    ) -> tuple[int, float]:
+        """How many, and the seconds that computing them took."""
         async with database.transaction():
             before = await self._lock(database, position, asked)
             taken = await (await database.execute(level.take, asked)).fetchall()
             if not taken:
-                return 0, False
-            closings = await self._count(database, asked) if level is MINUTES else before
-            await database.execute(level.compute, {**asked, **_spans(taken), "revision": closings}, prepare=False)
-        if level is MINUTES:
-            position.closed(before, closings, [(int(bucket.timestamp()) // 60, d) for d, bucket, _ in taken])
-        self._slices[level.name] = min(size * 2, level.slice)
-        SECONDS.labels(level.name).observe(time.perf_counter() - began)
-        CLOSED.labels(level.name).inc(len(taken))
-        LAST.labels(level.name).set_to_current_time()
-        return len(taken), len(taken) == size
+                return 0, 0
+            closings = await self._count(database, asked)
+        position.closed(before, closings, [(int(bucket.timestamp()) // 60, d) for d, bucket, _ in taken])
+        began = time.perf_counter()
+        asked |= {**_spans(taken), "closings": closings}
+        async with database.transaction():
+            computed = await (await self._compute(database, level, asked)).fetchall()
+            if await (await database.execute(STILL, asked)).fetchone() is None:
+                raise NotOursError
+            await database.execute(UNMARK, asked)
+            if computed:
+                devices, buckets = map(list, zip(*computed, strict=True))
+                await database.execute(MARK_HIGHER, {**asked, "devices": devices, "buckets": buckets})
+        return len(taken), time.perf_counter() - began
+
+    async def _close_locked(
+        self, database: AsyncConnection, level: Level, position: Position, asked: dict[str, Any]
+    ) -> tuple[int, float]:
+        async with database.transaction():
+            await self._lock(database, position, asked)
+            began = time.perf_counter()
+            taken = await (await database.execute(level.take, asked)).fetchall()
+            if taken:
+                await self._compute(database, level, {**asked, **_spans(taken)})
+        return len(taken), time.perf_counter() - began
+
+    async def _compute(self, database: AsyncConnection, level: Level, asked: dict[str, Any]) -> AsyncCursor:
+        return await database.execute(level.compute, asked, prepare=False)
 
     async def _lock(self, database: AsyncConnection, position: Position, asked: dict[str, Any]) -> int:
         """Hold the partition's writers off; return `closings`."""
@@ -314,6 +390,12 @@ class Closer:
         row = await (await database.execute(COUNT, asked)).fetchone()
         assert row is not None  # noqa: S101, we hold its lock
         return int(row[0])
+
+
+def next_slice(taken: int, size: int, seconds: float, level: Level) -> int:
+    """How many buckets the next slice may take, if these took so long; at most twice as many as this one."""
+    fitting = int(taken * level.seconds / seconds)
+    return max(1, fitting) if fitting < taken else min(max(fitting, size), size * 2, level.slice)
 
 
 def _spans(taken: list[tuple[Any, ...]]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from observability import logs, web
+from pipeline.kafka import for_aiokafka
 from pipeline.settings import LagSettings, load
 from pipeline.topics import Topics
 
@@ -123,14 +124,14 @@ class Lag(Collector):
 
 
 class Kafka:
-    """One connection to look through; after any error open a new one."""
+    """One connection to look through, reached as `kafka` says; after any error open a new one."""
 
-    def __init__(self, bootstrap_servers: str, *, group: str, topic: str) -> None:
+    def __init__(self, kafka: Mapping[str, Any], *, group: str, topic: str) -> None:
         self._group = group
         self._topic = topic
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5000)
+        self._admin = AIOKafkaAdminClient(**kafka, request_timeout_ms=5000)
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap_servers,
+            **kafka,
             request_timeout_ms=5000,
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # a sample that retention has just dropped: the next one will do
@@ -250,7 +251,7 @@ async def watch(settings: LagSettings, lag: Lag) -> None:
     topic, away = Topics(settings).raw, False
     while True:
         try:
-            async with Kafka(settings.kafka_bootstrap_servers, group=settings.consumer_group, topic=topic) as kafka:
+            async with Kafka(for_aiokafka(settings), group=settings.consumer_group, topic=topic) as kafka:
                 while True:
                     await _look(kafka, lag)
                     if away:

@@ -5,7 +5,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from pipeline.patience import Connection
 
@@ -13,6 +13,7 @@ BATCHES: Final = 500
 """Rows of `ledger_pending` folded in one transaction."""
 
 FOLDED = Counter("pipeline_ledger_folded_total", "Batches' accounts added to the ledger.")
+LAST = Gauge("pipeline_ledger_last_fold_timestamp_seconds", "When accounts were last looked for, and folded if any.")
 
 # Two workers may fold at once: SKIP LOCKED gives each its own rows, the order keeps them from a deadlock. Each row of
 # `ledger_pending` balances by itself (a replay's: received 0, stored +1, refused -1), so every sum of them does.
@@ -50,6 +51,7 @@ async def fold(connection: Connection) -> int:
         folded += n
         FOLDED.inc(n)
         if n < BATCHES:
+            LAST.set_to_current_time()
             return folded
 
 

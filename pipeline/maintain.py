@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from observability import logs, web
+from pipeline import fleet
 from pipeline.settings import MaintainSettings, load
 
 LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('brigade maintain'))"
@@ -51,6 +52,7 @@ COMPRESS_CHUNK: Final = "SELECT compress_chunk(%s::regclass, if_not_compressed =
 RUNS = Counter("pipeline_maintain_runs_total", "Runs that ended well.")
 FAILURES = Counter("pipeline_maintain_run_failures_total", "Runs ended by an outage of the database.")
 LAST_RUN = Gauge("pipeline_maintain_last_run_timestamp_seconds", "When a run last ended well.")
+SECONDS = Gauge("pipeline_maintain_run_seconds", "How long that run took.")
 ACTIVE = Gauge("pipeline_maintain_active", "1 while this process holds the lock, 0 while it waits for it.")
 DROPPED = Counter("pipeline_maintain_chunks_dropped_total", "Chunks dropped for their age.", ["table"])
 COMPRESSED = Counter("pipeline_maintain_chunks_compressed_total", "Chunks compressed.", ["table"])
@@ -142,7 +144,9 @@ class Keeper:
     def _run_again_and_again(self, connection: psycopg.Connection) -> None:
         while not self._stopped.is_set():
             ACTIVE.set(1)
+            began = time.monotonic()
             self._maintenance.run(connection)
+            SECONDS.set(time.monotonic() - began)
             RUNS.inc()
             LAST_RUN.set_to_current_time()
             self._trouble = ""
@@ -181,9 +185,10 @@ def run(settings: MaintainSettings) -> None:
     keeper = Keeper(settings)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: keeper.stop())
-    with web.serve(
-        settings.maintain_port, host=settings.web_host, healthy=keeper.healthy, ready=keeper.ready
-    ) as server:
+    with (
+        web.serve(settings.maintain_port, host=settings.web_host, healthy=keeper.healthy, ready=keeper.ready) as server,
+        fleet.watching(settings),
+    ):
         log.info("started", port=server.port)
         keeper.keep()
     log.info("stopped")

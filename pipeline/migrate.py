@@ -58,6 +58,16 @@ def migrate(url: str, *, folder: Path = MIGRATIONS) -> list[str]:
     return [migration.name for migration in missing]
 
 
+def lacking(url: str, *, folder: Path = MIGRATIONS) -> list[str]:
+    """The names of the migrations that the database has not, as any role that reads its tables."""
+    with psycopg.connect(url, autocommit=True, application_name="brigade-migrate") as connection:
+        try:
+            applied = {number for number, _, _ in connection.execute(APPLIED)}
+        except psycopg.errors.UndefinedTable:
+            applied = set()
+    return [migration.name for migration in migrations(folder) if migration.number not in applied]
+
+
 def migrations(folder: Path) -> list[Migration]:
     """The files of the folder, `0001_a_name.sql` first, without a gap."""
     files = [

@@ -12,6 +12,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline import topics
+from pipeline.kafka import for_librdkafka
 from pipeline.settings import WorkerSettings, load
 from pipeline.sites import show as show_columns
 
@@ -73,7 +74,7 @@ class Offsets:
         self.topic = topics.Topics(settings).raw
         self.topic_id = topics.topic_id(settings, self.topic)
         self._partitions = range(topics.partitions(settings))
-        self._admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0})
+        self._admin = AdminClient({**for_librdkafka(settings), "log_level": 0})
 
     def standings(self, database: psycopg.Connection) -> list[Standing]:
         stored = {p: (topic_id, offset) for p, topic_id, offset in database.execute(STORED, (self.group, self.topic))}

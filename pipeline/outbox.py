@@ -6,6 +6,7 @@ a dead letter's `id` and a minute's `revision`.
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Final, Self
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from pipeline import packs
 from pipeline.packs import Message
@@ -34,6 +35,12 @@ PUBLISHED = Counter("pipeline_outbox_published_total", "Rows that Kafka acknowle
 UNPUBLISHABLE = Counter("pipeline_outbox_refused_total", "Rows that are too large for their topic, given up.")
 RETRIES = Counter("pipeline_outbox_retries_total", "Publishing put off because Kafka was away.")
 LAST = Gauge("pipeline_outbox_last_timestamp_seconds", "When Kafka last acknowledged a row.")
+SECONDS = Histogram(
+    "pipeline_outbox_batch_seconds",
+    "From rows read to published and deleted.",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)
+SIZE = Histogram("pipeline_outbox_batch_rows", "Rows published together.", buckets=(1, 10, 100, 1_000))
 log = structlog.get_logger()
 
 WAITING: Final = """
@@ -104,12 +111,12 @@ class Outbox:
         connection: Connection,
         positions: Positions,
         *,
-        bootstrap_servers: str,
+        kafka: Mapping[str, Any],
         topic: str,
     ) -> None:
         self._connection = connection
         self._positions = positions
-        self._bootstrap_servers = bootstrap_servers
+        self._kafka = kafka
         self._topic = topic
         self._producer: AIOKafkaProducer | None = None
 
@@ -165,6 +172,7 @@ class Outbox:
         """Return when Kafka has them all and the table says so; else raise, after saying so of those it has."""
         if not records:
             return
+        began = time.perf_counter()
         producer = await self._started()
         sent = [await _begin(producer, record) for record in records.values()]
         results = dict(zip(records, await asyncio.gather(*sent, return_exceptions=True), strict=True))
@@ -178,6 +186,8 @@ class Outbox:
             PUBLISHED.labels(what).inc(len(finished) - len(too_large))
             UNPUBLISHABLE.inc(len(too_large))
             LAST.set_to_current_time()
+            SIZE.observe(len(finished))
+            SECONDS.observe(time.perf_counter() - began)
         for error in failed.values():
             raise error
 
@@ -206,7 +216,7 @@ class Outbox:
     def _new_producer(self) -> AIOKafkaProducer:
         """Not idempotent: aiokafka's idempotent producer never recovers from a long outage (its issue 1017)."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap_servers,
+            **self._kafka,
             client_id="brigade-outbox",
             acks="all",
             compression_type="lz4",

@@ -4,7 +4,7 @@ The writer and the closer share it. The rules that keep a mark from being lost b
 
 - The writer inserts `unmarked(closings, …)` where `closings` is what its compare-and-swap returned, so its
   memory of marks counts only if nobody has cleared marks since that memory was filled.
-- The closer takes marks away only while the table's `next_offset` is ours, and tells it by `closed`.
+- The closer begins only while the table's `next_offset` is ours, and tells by `closed` which marks will go.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class Position:
         self.marked.update(pairs)
 
     def closed(self, before: int, after: int, pairs: Iterable[Pair]) -> None:
-        """Remember a committed closing that raised `closings` from `before` and cleared `pairs`."""
+        """Remember that `closings` was raised from `before`, and that the marks of `pairs` count no more."""
         if self.closings == before:
             self.closings = after
             self.marked.difference_update(pairs)

@@ -1,6 +1,6 @@
 """A batch's rows into `readings`: straight, or through a staging table that tells new readings from repeats."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 from prometheus_client import Counter
 from psycopg import AsyncConnection, errors
 
-from pipeline.batches import Batch
+from pipeline.batches import COPY_HEAD, COPY_TAIL, Batch, Pack
 from pipeline.readings import US
 
 STAGED_BATCHES: Final = 20
@@ -65,6 +65,14 @@ class Stored:
     conflicts: set[int] = field(default_factory=set)
 
 
+class UnknownNamesError(Exception):
+    """A device or metric must be looked up, or made, before rows can be."""
+
+
+class _ReplaysError(Exception):
+    """Replays want the staging table, which tells whether they were new."""
+
+
 class Rows:
     """The way into the table: by COPY, until a repeat that the memory of recent readings did not catch."""
 
@@ -72,24 +80,28 @@ class Rows:
         self.staged_for = 0
         """So many batches more go through the staging table."""
 
-    async def write(self, database: AsyncConnection, batch: Batch) -> Stored:
-        if not batch.rows:
-            return Stored()
-        if self.staged_for or batch.replays:
-            self.staged_for = max(0, self.staged_for - 1)
-            return await self._write_staged(database, batch)
-        try:
-            async with database.transaction():
-                await _copy(database, COPY_ROWS, batch.copy_data())
-        except errors.UniqueViolation:
-            self.staged_for = STAGED_BATCHES
-            return await self._write_staged(database, batch)
-        BATCHES.labels("direct").inc()
-        return Stored()
+    async def write(self, database: AsyncConnection, batch: Batch, packs: Sequence[Pack]) -> Stored:
+        """Put packs into the batch and their rows into the table; `UnknownNamesError` when a name is not known."""
+        if not self.staged_for:
+            try:
+                async with database.transaction():
+                    await _copy_while_decoding(database, batch, packs)
+            except errors.UniqueViolation:
+                self.staged_for = STAGED_BATCHES + 1
+            except _ReplaysError:
+                self.staged_for = 1
+            else:
+                BATCHES.labels("direct").inc()
+                return Stored()
+        for pack in packs[len(batch.packs) :]:
+            _add(batch, pack)
+        self.staged_for -= 1
+        return await self._write_staged(database, batch) if batch.rows else Stored()
 
     async def _write_staged(self, database: AsyncConnection, batch: Batch) -> Stored:
         """Repeats are left out; a reading that says otherwise than a stored one becomes a dead letter."""
-        await _copy(database, COPY_STAGED, batch.staged_data())
+        async with database.cursor() as cursor, cursor.copy(COPY_STAGED) as copy:
+            await copy.write(batch.staged_data())
         times = [key[1] for key, *_ in batch.kept]
         span = {"first": min(times) / US - 1, "last": max(times) / US + 1}
         contested = await (await database.execute(CONTESTED, span)).fetchall()
@@ -99,14 +111,37 @@ class Rows:
         return Stored(points=dict(await cursor.fetchall()), conflicts=refused)
 
 
+def _add(batch: Batch, pack: Pack) -> None:
+    if batch.add(pack):
+        raise UnknownNamesError
+
+
 async def prepare(connection: AsyncConnection) -> None:
     """What each new connection needs before it writes."""
     await connection.execute(STAGING)
 
 
-async def _copy(database: AsyncConnection, statement: str, data: bytes) -> None:
-    async with database.cursor() as cursor, cursor.copy(statement) as copy:
-        await copy.write(data)
+async def _copy_while_decoding(database: AsyncConnection, batch: Batch, packs: Sequence[Pack]) -> None:
+    """PostgreSQL inserts the rows of one pack while the next one is decoded.
+
+    What makes the rows useless is raised after the COPY: broken off, it would be an error in PostgreSQL's log.
+    """
+    sent = 0
+    useless: Exception | None = None
+    async with database.cursor() as cursor, cursor.copy(COPY_ROWS) as copy:
+        await copy.write(COPY_HEAD)
+        for pack in packs:
+            if batch.add(pack):
+                useless = UnknownNamesError()
+            elif batch.replays:
+                useless = _ReplaysError()
+            if useless:
+                break
+            await copy.write(b"".join(batch.rows[sent:]))
+            sent = len(batch.rows)
+        await copy.write(COPY_TAIL)
+    if useless:
+        raise useless
 
 
 def _conflicting(contested: Iterable[tuple[Any, ...]], together: Mapping[int, list[int]]) -> set[int]:

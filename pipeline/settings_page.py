@@ -5,13 +5,16 @@ from typing import Final
 import typer
 from pydantic.fields import FieldInfo
 
+from observability.settings import PREFIX
 from pipeline.settings import (
-    PREFIX,
+    AlertSettings,
     BridgeSettings,
+    BrokerSettings,
     CommandSettings,
     LagSettings,
     MaintainSettings,
     Settings,
+    StatusSettings,
     WorkerSettings,
     load,
 )
@@ -21,7 +24,10 @@ PARTS: Final[dict[str, type[Settings]]] = {
     "worker": WorkerSettings,
     "maintain": MaintainSettings,
     "lag": LagSettings,
+    "broker": BrokerSettings,
     "brigade": CommandSettings,
+    "brigade alerts": AlertSettings,
+    "brigade status": StatusSettings,
 }
 
 app = typer.Typer()
@@ -31,7 +37,7 @@ app = typer.Typer()
 def settings() -> None:
     """Every setting of the pipeline: its variable, its value now (secrets hidden), its default, what it means.
 
-    docs/settings.md has those of the other services too.
+    docs/settings.md has those of the other services too, and of `brigade install`.
     """
     told: set[str] = set()
     for part in PARTS.values():

@@ -4,33 +4,45 @@ A batch delivered again, or to two workers at once, changes nothing: the offsets
 What is remembered between batches is remembered after the commit and thrown away after any error.
 """
 
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import psycopg
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from psycopg import AsyncConnection
 
 from pipeline import accounts
 from pipeline.batches import Batch, Pack, Recent, messages_of, part_of
+from pipeline.delays import Delays
 from pipeline.directory import Directory
 from pipeline.patience import Answer, Connection, judge
 from pipeline.positions import Pair, Position, Positions
 from pipeline.readings import US, Limits
-from pipeline.rows import Rows, Stored, prepare
+from pipeline.rows import Rows, Stored, UnknownNamesError, prepare
 from pipeline.settings import WorkerSettings
+from pipeline.tracing import Tracing
 
-POINTS: Final = 10_000
+if TYPE_CHECKING:
+    from observability.otlp import Traces
+
+COLONS: Final = 25_000
 BYTES: Final = 4 << 20
-"""A transaction takes no further pack beyond these, so that catching up stays inside the statement timeout."""
+"""A transaction takes no further pack beyond these, so that catching up stays inside the statement timeout.
+
+Every point has a colon behind its name, so there are no more points than these; counting them costs next to nothing.
+"""
 LAYOUTS: Final = 100_000
 SAME_ERROR: Final = 3
 REFUSED_IN_A_ROW: Final = 20
+TIMED_READINGS: Final = 256
+"""Of a batch, so many at least say how old readings are when they are committed; all where there are fewer."""
 
 ROWS = Counter("pipeline_sink_rows_written_total", "Rows of readings committed.")
+PACKS = Counter("pipeline_sink_packs_total", "Packs committed.")
 MESSAGES = Counter("pipeline_sink_messages_total", "Messages of committed packs.")
 PLAIN = Counter("pipeline_sink_plain_packs_total", "Packs decoded message by message.")
 FENCED = Counter("pipeline_sink_fenced_total", "Batches rolled back because another worker had been there.")
@@ -39,13 +51,24 @@ HALVED = Counter("pipeline_sink_batches_halved_total", "Batches tried again in s
 SECONDS = Histogram("pipeline_sink_batch_seconds", "From packs to committed.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10))
 SIZE = Histogram("pipeline_sink_batch_messages", "Messages of a batch.", buckets=(1, 10, 100, 1_000, 10_000))
 LAST = Gauge("pipeline_sink_last_commit_timestamp_seconds", "When the last batch was committed.")
+PACK_DELAY = Histogram(
+    "pipeline_sink_pack_delay_seconds",
+    "From a pack's time in Kafka to committed.",
+    buckets=(0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 300, 3600),
+)
+EVENT_DELAY = Delays(
+    "pipeline_sink_event_delay_seconds", "From the device's ts to the committed row, of new readings that came singly."
+)
+REGISTRY.register(EVENT_DELAY)
 log = structlog.get_logger()
 
 POSITIONS = """
 WITH mine AS (SELECT * FROM unnest(%(partitions)s::int[]) AS m (partition)),
 new AS (
-    INSERT INTO ingest_offsets (consumer_group, topic, partition, topic_id, next_offset)
-    SELECT %(group)s, %(topic)s, partition, %(topic_id)s, 0 FROM mine
+    INSERT INTO ingest_offsets (consumer_group, topic, partition, topic_id, next_offset, closings)
+    SELECT %(group)s, %(topic)s, partition, %(topic_id)s, 0,
+           (SELECT coalesce(max(closings), 0) FROM marks WHERE marks.partition = mine.partition)
+    FROM mine
     ON CONFLICT DO NOTHING
     RETURNING partition, next_offset, closings, topic_id
 )
@@ -66,10 +89,11 @@ WHERE o.consumer_group = %(group)s AND o.topic = %(topic)s
 RETURNING o.partition, o.closings"""
 
 MARK = """
-INSERT INTO marks (level, partition, bucket, device_id)
-SELECT 0, partition, to_timestamp(minute * 60), device_id
-FROM unnest(%s::int[], %s::bigint[], %s::int[]) AS new (partition, minute, device_id)
-ON CONFLICT DO NOTHING"""
+INSERT INTO marks (level, partition, bucket, device_id, closings)
+SELECT 0, partition, to_timestamp(minute * 60), device_id, closings
+FROM unnest(%s::int[], %s::bigint[], %s::int[], %s::bigint[]) AS new (partition, minute, device_id, closings)
+ON CONFLICT (level, device_id, bucket) DO UPDATE SET closings = excluded.closings
+WHERE marks.closings < excluded.closings"""
 
 
 class FencedError(Exception):
@@ -101,7 +125,9 @@ class Sink:
         topic_id: Callable[[], Awaitable[str]],
         first_record: Callable[[int, int], Awaitable[int]],
         alive: Callable[[], None] = lambda: None,
+        traces: "Traces | None" = None,
     ) -> None:
+        self._tracing = Tracing(traces) if traces else None
         self.positions = positions
         self.limits = Limits(
             future_us=round(settings.future_limit_seconds * US),
@@ -205,11 +231,14 @@ class Sink:
             self.forget()
         await self._know_positions(database, {pack.partition for pack in packs})
         todo = await self._not_stored(packs)
-        self._trying = todo[: self._most_packs]
-        batch, left = await self._fill(database, todo)
-        if batch.packs:
-            await self._commit(database, batch)
-        return left
+        self._trying = taken = todo[: first_packs(todo, self._most_packs)]
+        while taken:
+            try:
+                await self._commit(database, taken)
+                break
+            except UnknownNamesError:
+                await self._learn(database, taken)
+        return todo[len(taken) :]
 
     async def _know_positions(self, database: AsyncConnection, partitions: Iterable[int]) -> None:
         unknown = [p for p in partitions if p in self.positions and self.positions[p].next_offset is None]
@@ -280,36 +309,48 @@ class Sink:
         log.error("records_gone", partition=pack.partition, first=expected, count=pack.offset - expected,
                   why="Kafka's retention dropped them before they were stored")  # fmt: skip
 
-    async def _fill(self, database: AsyncConnection, packs: list[Pack]) -> tuple[Batch, list[Pack]]:
-        """A batch of the first packs, and the rest. Names are learned before rows are made of them."""
+    def _new_batch(self) -> Batch:
         if len(self.directory.layouts) > LAYOUTS:
             self.directory.forget()
             self.recent.forget()
         self.recent.turn()
         self.directory.reconsider()
-        oldest_us = time.time_ns() // 1000 - self._raw_retention_us
-        batch = Batch(self.directory, self.limits, self._late_after_us, self.recent, oldest_us, self._poisoned)
-        for index, pack in enumerate(packs):
-            if index == self._most_packs or batch.points >= POINTS or batch.size >= BYTES:
-                return batch, packs[index:]
-            while unknown := batch.add(pack):
-                await self.directory.learn(database, unknown)
-        return batch, []
+        return self._batch(self.recent)
 
-    async def _commit(self, database: AsyncConnection, batch: Batch) -> None:
-        ahead = {pack.partition: pack.offset + 1 for pack in batch.packs}
+    def _batch(self, recent: Recent) -> Batch:
+        oldest_us = time.time_ns() // 1000 - self._raw_retention_us
+        return Batch(self.directory, self.limits, self._late_after_us, recent, oldest_us, self._poisoned)
+
+    async def _learn(self, database: AsyncConnection, packs: Sequence[Pack]) -> None:
+        """Make every device and metric of these packs known, or known as refused."""
+        trial = self._batch(Recent())
+        for pack in packs:
+            while unknown := trial.add(pack):
+                await self.directory.learn(database, unknown)
+
+    async def _commit(self, database: AsyncConnection, packs: Sequence[Pack]) -> None:
+        ahead = {pack.partition: pack.offset + 1 for pack in packs}
         positions = {p: at for p in ahead if (at := self.positions.get(p)) and at.next_offset is not None}
         if len(positions) < len(ahead):  # a rebalance came between
             raise FencedError
-        async with database.transaction():
-            closings = await self._advance(database, positions, ahead)
-            stored = await self.rows.write(database, batch)
-            await _mark(database, batch, positions, closings)
-            await accounts.keep(database, batch, stored, dead_topic=self._dead_topic)
+        batch = self._new_batch()
+        began_ns = time.time_ns()
+        try:
+            async with database.transaction():
+                closings = await self._advance(database, positions, ahead)
+                stored = await self.rows.write(database, batch, packs)
+                await _mark(database, batch, positions, closings)
+                await accounts.keep(database, batch, stored, dead_topic=self._dead_topic)
+        except UnknownNamesError:
+            self.recent.forget(key for key, *_ in batch.kept)
+            raise
         for partition, next_offset in ahead.items():
             marked = batch.marks.get(partition, set())
             positions[partition].written(next_offset, closings[partition], marked)
         self._count(batch, stored)
+        log.debug("batch_written", packs=len(packs), messages=batch.messages, points=batch.points)
+        if self._tracing and batch.traced:
+            self._tracing.tell(batch, began_ns)
 
     async def _advance(
         self, database: AsyncConnection, positions: dict[int, Position], ahead: dict[int, int]
@@ -329,6 +370,8 @@ class Sink:
         self.recent.forget(batch.kept[index][0] for index in stored.conflicts)
         new = accounts.count(batch, stored)
         ROWS.inc(batch.points if stored.points is None else sum(stored.points.values()))
+        self._count_delays(batch, stored)
+        PACKS.inc(len(batch.packs))
         MESSAGES.inc(batch.messages)
         SIZE.observe(batch.messages)
         PLAIN.inc(batch.plain_packs)
@@ -338,6 +381,16 @@ class Sink:
         if self._poisoned:
             self._poisoned.clear()
         self._most_packs = min(self._all_packs, self._most_packs * 2)
+
+    def _count_delays(self, batch: Batch, stored: Stored) -> None:
+        """Of every n-th reading of a large batch: 0.02 µs a reading instead of 0.15."""
+        now_us = time.time_ns() // 1000
+        new = accounts.new_readings(batch, stored)
+        step = 1 + len(new) // TIMED_READINGS
+        moments = [batch.kept[index][0][1] for index in new[random.randrange(step) :: step]]
+        EVENT_DELAY.add(moments, now_us, weight=step)
+        for pack in batch.packs:
+            PACK_DELAY.observe((now_us - pack.timestamp_us) / US)
 
     # When the database answers and will not have it --------------------------------------------------------
 
@@ -388,9 +441,10 @@ class Sink:
             async for attempt in self._connection.attempts(same_error=SAME_ERROR):
                 async with attempt as database, self._forgetting():
                     await self._know_positions(database, [part.partition])
-                    batch, _ = await self._fill(database, [part])
+                    await self._learn(database, [part])
+                    batch = self._new_batch()
                     async with database.transaction(force_rollback=True):
-                        stored = await self.rows.write(database, batch)
+                        stored = await self.rows.write(database, batch, [part])
                         await accounts.keep(database, batch, stored, dead_topic=self._dead_topic)
         except psycopg.Error as error:
             if judge(error) is Answer.BUG:
@@ -401,12 +455,24 @@ class Sink:
         return None
 
 
+def first_packs(packs: Sequence[Pack], most: int) -> int:
+    """How many of these packs one transaction may hold: one at least."""
+    colons = size = 0
+    for index, pack in enumerate(packs[:most]):
+        if colons >= COLONS or size >= BYTES:
+            return index
+        value = pack.value or b""
+        colons += value.count(b":")
+        size += len(value)
+    return min(len(packs), most)
+
+
 async def _mark(
     database: AsyncConnection, batch: Batch, positions: dict[int, Position], closings: dict[int, int]
 ) -> None:
     """Mark the batch's minutes; those that the memory knows as marked are, unless a closing came between."""
     new = [
-        (partition, minute, device_id)
+        (partition, minute, device_id, closings[partition])
         for partition, pairs in batch.marks.items()
         for minute, device_id in positions[partition].unmarked(closings[partition], pairs)
     ]

@@ -84,6 +84,7 @@ def add_site(name: Name, time_zone: TimeZone = "UTC", display_name: DisplayName 
     _refuse_unless(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name), "a site's name is 1 to 64 of A-Z a-z 0-9 . _ -")
     _refuse_unless(time_zone in available_timezones(), f"{time_zone} is not a time zone, such as Asia/Seoul or UTC")
     with connect(load(CommandSettings)) as connection:
+        must_count_days(connection, time_zone or "UTC")
         if not connection.execute(ADD, (name, time_zone, display_name)).rowcount:
             sys.exit(f"brigade: there is a site {name} already: `brigade sites set {name}` changes it")
 
@@ -102,11 +103,20 @@ def set_site(name: Name, time_zone: TimeZone = None, display_name: DisplayName =
         if display_name is not None:
             connection.execute(NAME, (display_name, site))
         if time_zone not in {None, old_zone}:
+            must_count_days(connection, str(time_zone))
             partitions = partitions_of(settings)
             change_zone(connection, site, str(time_zone))
             devices = connection.execute(DEVICES, (site,)).fetchall()
             days = count_days_again(connection, devices, str(time_zone), partitions=partitions)
             print(f"{days} days of {len(devices)} devices are being counted again")
+
+
+def must_count_days(connection: psycopg.Connection, time_zone: str) -> None:
+    """The database has a list of its own; a day in a zone that is not on it would stop the workers."""
+    try:
+        connection.execute("SELECT now() AT TIME ZONE %s", (time_zone,))
+    except psycopg.errors.InvalidParameterValue:
+        sys.exit(f"brigade: the database does not know the time zone {time_zone}; take a name such as Asia/Seoul")
 
 
 def change_zone(connection: psycopg.Connection, site: int, time_zone: str) -> None:

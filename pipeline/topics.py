@@ -20,6 +20,7 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
+from pipeline.kafka import for_librdkafka
 from pipeline.settings import KafkaSettings, load
 
 MAX_MESSAGE_BYTES: Final = 2 << 20
@@ -143,7 +144,7 @@ def _there(settings: KafkaSettings, name: str) -> TopicDescription:
 
 def _admin(settings: KafkaSettings) -> AdminClient:
     # log_level 0: librdkafka writes to stderr twenty times a second while a broker is away
-    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0})
+    return AdminClient({**for_librdkafka(settings), "log_level": 0})
 
 
 def _described(admin: AdminClient, topics: Sequence[Topic | str]) -> dict[str, TopicDescription]:

@@ -7,23 +7,33 @@ BRIGADE_TEST_ALL=1, as scripts/test has it, it fails instead.
 import os
 import secrets
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
+from typing import NamedTuple, Self
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+import hypothesis
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from observability.settings import FOLDER, PREFIX
 from pipeline import topics as kafka_topics
 from pipeline.migrate import migrate
-from pipeline.settings import PREFIX, KafkaSettings
+from pipeline.settings import KafkaSettings
 from pipeline.settings_page import PARTS
+from tests.process_logs import Logs
+
+hypothesis.settings.register_profile("patient", hypothesis.settings(), deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
 
 SERVERS = {
-    "BRIGADE_TEST_MQTT": "the MQTT broker, host:port",
+    "BRIGADE_TEST_MQTT": "the MQTT broker, mqtt://user:password@host:port, as who may do everything",
+    "BRIGADE_TEST_MQTT_USERS": "the MQTT broker, as who may change its accounts",
+    "BRIGADE_TEST_MQTT_MONITOR": "the MQTT broker, as who may read what it tells of itself",
     "BRIGADE_TEST_KAFKA": "Kafka, host:port",
     "BRIGADE_TEST_POSTGRES": "PostgreSQL with TimescaleDB, a superuser's URL",
     "BRIGADE_TEST_REDIS": "Redis, host:port",
+    "BRIGADE_TEST_ALERTMANAGER": "Alertmanager, http://host:port",
 }
 
 
@@ -43,9 +53,29 @@ def _shown(address: str) -> str:
 
 def pytest_configure() -> None:
     """The tests' settings are their own, whatever the shell has."""
+    os.environ.pop(FOLDER, None)
     for part in PARTS.values():
         for name in part.model_fields:
             os.environ.pop(f"{PREFIX}{name.upper()}", None)
+    for name in [name for name in os.environ if name.startswith(("BRIGADE_USERS_", "BRIGADE_INSTALL_"))]:
+        del os.environ[name]
+
+
+# A test that fails shows what its processes wrote -------------------------------------------------------------------
+
+LOGS = pytest.StashKey[Logs]()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[LOGS] = Logs.from_now_on(item.config._tmp_path_factory.getbasetemp())  # what the fixture of that name is
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed and LOGS in item.stash:
+        report.sections += item.stash[LOGS].written()
+    return report
 
 
 def address(variable: str) -> str:
@@ -63,17 +93,47 @@ def unique() -> str:
     return secrets.token_hex(4)
 
 
+class Mqtt(NamedTuple):
+    """A broker, and an account on it."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        parts = urlsplit(url)
+        return cls(parts.hostname or "", parts.port or 0, unquote(parts.username or ""), unquote(parts.password or ""))
+
+
 @pytest.fixture(scope="session")
-def mqtt() -> tuple[str, int]:
-    """The broker's host and port."""
-    host, _, port = address("BRIGADE_TEST_MQTT").rpartition(":")
-    return host, int(port)
+def mqtt() -> Mqtt:
+    """The broker, as who may be any device and hear everything."""
+    return Mqtt.of(address("BRIGADE_TEST_MQTT"))
+
+
+@pytest.fixture(scope="session")
+def mqtt_users() -> Mqtt:
+    """The broker, as the users service."""
+    return Mqtt.of(address("BRIGADE_TEST_MQTT_USERS"))
+
+
+@pytest.fixture(scope="session")
+def mqtt_monitor() -> Mqtt:
+    """The broker, as the process that reads its `$SYS` topics."""
+    return Mqtt.of(address("BRIGADE_TEST_MQTT_MONITOR"))
 
 
 @pytest.fixture(scope="session")
 def redis() -> tuple[str, int]:
     host, _, port = address("BRIGADE_TEST_REDIS").rpartition(":")
     return host, int(port)
+
+
+@pytest.fixture(scope="session")
+def alertmanager_url() -> str:
+    return address("BRIGADE_TEST_ALERTMANAGER")
 
 
 @pytest.fixture(scope="session")

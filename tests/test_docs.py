@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import PAGE, settings_page
+from docs import metrics_page
+from docs.generate import ACCOUNTS, PAGE, accounts_document, settings_page
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -12,6 +13,14 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 def test_the_settings_page_is_current():
     assert PAGE.read_text() == settings_page(), "scripts/docs writes it"
+
+
+def test_the_metrics_page_is_current():
+    assert metrics_page.PAGE.read_text() == metrics_page.metrics_page(), "scripts/docs writes it"
+
+
+def test_what_the_gateway_passes_on_is_what_users_has():
+    assert ACCOUNTS.read_text() == accounts_document(), "scripts/docs writes it"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

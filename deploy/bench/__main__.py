@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from deploy.bench import chain, plots, queries, report, results, telegraf
+from deploy.bench import api, chain, observed, panels, plots, queries, report, results, telegraf
 from deploy.bench.instance import Bench, running
 from deploy.bench.results import Results
 from deploy.local.layout import REPOSITORY, Broker
@@ -12,17 +12,20 @@ from deploy.local.say import say, stop
 
 EXAMPLES = """
 examples:
-  scripts/bench all                       everything, about 12 minutes; writes docs/performance
+  scripts/bench all                       everything, about 15 minutes; writes docs/performance
   scripts/bench all --quick               everything, small; writes nothing
   scripts/bench chain --rates 10000,20000 --seconds 20 --broker durable
   scripts/bench rival --rates 20000
   scripts/bench queries --rows 5000000
+  scripts/bench panels                    Grafana's panels on the same readings
+  scripts/bench api --clients 500
+  scripts/bench observed --rates 10000    what metrics, logs and traces cost; writes nothing
   scripts/bench report                    docs/performance.md again, from its results.json
   BRIGADE_BRIDGE_LINGER_SECONDS=0.05 scripts/bench chain        with other settings of ours
 
 The first run builds Telegraf and loads the readings for the queries, which takes some minutes more; both are kept.
 """
-WARM_UP = (8_000, 8.0)
+WARM_UP = (15_000, 20.0)
 
 
 def arguments() -> argparse.Namespace:
@@ -35,8 +38,9 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "what",
-        choices=["all", "chain", "rival", "queries", "report"],
-        help="chain: devices to rows; rival: Telegraf; queries: the API",
+        choices=["all", "chain", "rival", "queries", "panels", "api", "observed", "report"],
+        help="chain: devices to rows; rival: Telegraf; queries: the API's plans; panels: Grafana's SQL; "
+        "api: the API under load; observed: the chain with metrics, logs and traces beside one without",
     )
     add("--quick", action="store_true", help="a few seconds each, small rates, few rows; nothing is written")
     add("--rates", type=_numbers, help="messages a second, rising, separated by commas")
@@ -56,7 +60,10 @@ def arguments() -> argparse.Namespace:
         help="MQTT connections they share (default: %(default)s)",
     )
     add("--rows", type=int, help="readings to ask questions of")
+    add("--clients", type=int, default=500, help="of the live stream (default: %(default)s)")
     add("--save", action="store_true", help="write docs/performance also when only a part was measured")
+    add("--rounds", type=int, default=2, help="of `observed`: off, on, on, off each (default: %(default)s)")
+    add("--traced", type=float, default=0.01, help="share of the messages of `observed` (default: %(default)s)")
     add("--keep", action="store_true", help="leave the servers running")
     add("--instance", default="bench", help="name of the local stack's instance (default: %(default)s)")
     add("--offset", type=int, default=15_000, help="added to its ports (default: %(default)s)")
@@ -90,7 +97,13 @@ def measure(asked: argparse.Namespace, found: Results) -> None:
         "chain": measure_chain,
         "rival": measure_rival,
         "queries": measure_queries,
+        "panels": measure_panels,
+        "api": measure_api,
     }
+    if asked.what == "observed":
+        with running(asked.instance, asked.offset, keep=asked.keep) as bench:
+            measure_observed(asked, bench)
+        return
     now = Results()
     found.machine, found.measured, found.settings = now.machine, now.measured, now.settings
     with running(asked.instance, asked.offset, keep=asked.keep) as bench:
@@ -146,6 +159,23 @@ def measure_queries(asked: argparse.Namespace, bench: Bench, found: Results) -> 
     found.rows, found.queries = queries.run(bench, rows)
     if any(answer.scans_all for answer in found.queries):
         say("a question read a whole table: no index or roll-up answers it")
+
+
+def measure_panels(asked: argparse.Namespace, bench: Bench, found: Results) -> None:
+    rows = asked.rows or (2_500_000 if asked.quick else 50_000_000)
+    found.panel_rows, found.panels = panels.run(bench, rows)
+
+
+def measure_api(asked: argparse.Namespace, bench: Bench, found: Results) -> None:
+    rows = asked.rows or (2_500_000 if asked.quick else 50_000_000)
+    seconds = asked.seconds or (3 if asked.quick else 12)
+    found.api_rows, found.loads, found.streams = api.run(bench, rows, seconds, asked.clients)
+
+
+def measure_observed(asked: argparse.Namespace, bench: Bench) -> None:
+    shape = chain.Shape(devices=asked.devices, connections=asked.connections, traced=asked.traced)
+    rate, seconds = (asked.rates or [10_000])[0], asked.seconds or (4 if asked.quick else 20)
+    print(observed.table(observed.measure(bench, rate, seconds, 1 if asked.quick else asked.rounds, shape)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from deploy.bench import rows
 from deploy.bench.cpu import OURS, REST, SERVERS, Account
-from deploy.bench.instance import Bench
+from deploy.bench.instance import Bench, environment
 from deploy.bench.load import Sent
 from deploy.bench.probes import Latency, Probes
 from deploy.local.layout import REPOSITORY
@@ -22,6 +22,8 @@ POINTS = 3
 STORED_SECONDS = 120.0
 LATE_SECONDS = 0.5
 DRAIN_SECONDS = 2.0
+LONG_SECONDS = 30.0
+CLOSED_SECONDS = 240.0
 PROBES_A_SECOND = 100
 LOOK_SECONDS = 0.005
 MINUTE_SECONDS = 60
@@ -35,6 +37,8 @@ class Shape:
 
     devices: int = 500
     connections: int = 4
+    traced: float = 0.0
+    """Share of the messages that begin a trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ class Run:
     drain_seconds: float  # from the last PUBACK until everything was stored
     latency: Latency
     cpu: dict[str, float]  # µs a message
-    closed: float  # share of the rows whose minutes were closed meanwhile
+    closed: bool  # "postgres closing" has all of its minutes
     busy: float  # share of the machine's CPU time that this run used
     others: float  # share that somebody else used
 
@@ -88,13 +92,15 @@ class LoadProcess:
 
 
 @contextmanager
-def publisher(port: int, site: str, rate: float, seconds: float, shape: Shape) -> Iterator[LoadProcess]:
-    words = {"port": port, "site": site, "rate": rate, "seconds": seconds}
-    words |= {"devices": shape.devices, "connections": shape.connections}
+def publisher(bench: Bench, site: str, rate: float, seconds: float, shape: Shape) -> Iterator[LoadProcess]:
+    words = {"port": bench.mqtt_port, "site": site, "rate": rate, "seconds": seconds}
+    words |= {"devices": shape.devices, "connections": shape.connections, "traced": shape.traced}
     module = [sys.executable, "-m", "deploy.bench.load", *(f"--{name}={value}" for name, value in words.items())]
     command = ["setpriv", "--pdeathsig", "KILL", *module]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(bench), stdin=pipe, stdout=pipe, text=True
+    ) as process:
         try:
             load = LoadProcess(process)
             load.hear()
@@ -110,14 +116,13 @@ def run(bench: Bench, rate: int, seconds: float, shape: Shape) -> Run:
     with (
         bench.connect() as database,
         bench.connect() as looking,
-        publisher(bench.mqtt_port, site, rate - probe_rate, seconds, shape) as load,
-        closing(Probes(looking, bench.mqtt_port, site)) as probes,
+        publisher(bench, site, rate - probe_rate, seconds, shape) as load,
+        closing(Probes(looking, bench, site)) as probes,
         ThreadPoolExecutor() as pool,
     ):
         probes.introduce()
         introduced = shape.devices + probes.sent
         rows.wait_stored(database, site, introduced, STORED_SECONDS)
-        closed_before = rows.closed(database, site)
         account = Account(bench, database, publisher=load.pid)
         began = time.monotonic()
         latency = pool.submit(probes.run, seconds, probe_rate, LOOK_SECONDS)
@@ -128,7 +133,10 @@ def run(bench: Bench, rate: int, seconds: float, shape: Shape) -> Run:
         stored = time.monotonic()
         used, took = account.seconds(), stored - began
         visible = latency.result()
-        closed = rows.closed(database, site) - closed_before
+        busy = sum(used[group] for group in used if group not in REST) / took / CORES
+        closed = seconds >= LONG_SECONDS and rows.wait_closed(database, CLOSED_SECONDS)
+        if closed:
+            used["postgres closing"] = account.seconds()["postgres closing"]
         return Run(
             rate=rate,
             seconds=seconds,
@@ -142,8 +150,8 @@ def run(bench: Bench, rate: int, seconds: float, shape: Shape) -> Run:
             drain_seconds=stored - acknowledged,
             latency=visible,
             cpu={group: used[group] / messages * 1e6 for group in used if group not in REST},
-            closed=closed / POINTS / messages,
-            busy=sum(used[g] for g in used if g not in REST) / took / CORES,
+            closed=closed,
+            busy=busy,
             others=used["others"] / took / CORES,
         )
 
@@ -154,8 +162,15 @@ def warm_up(bench: Bench, rate: int, seconds: float, shape: Shape) -> None:
     run(bench, rate, seconds, shape)
 
 
+AIM = 40_000
+"""Messages a second that a machine of two cores should take for a minute."""
+
+
 def climb(bench: Bench, rates: Sequence[int], seconds: float, long_seconds: float, shape: Shape) -> list[Run]:
-    """Each rate until one is too much, then half-way back, then the highest that was sustained for long."""
+    """Each rate until one is too much, then half-way back, then the highest that was sustained for long.
+
+    Where the aim is below that one, it has its long run too.
+    """
     runs: list[Run] = []
     for rate in rates:
         runs.append(_told(run(bench, rate, seconds, shape)))
@@ -167,16 +182,21 @@ def climb(bench: Bench, rates: Sequence[int], seconds: float, long_seconds: floa
         runs.append(_told(run(bench, between, seconds, shape)))
         sustained += [between] if runs[-1].sustained else []
     while sustained and long_seconds:
-        _wait_for_minute(long_seconds)
+        _settle(bench, long_seconds)
         runs.append(_told(run(bench, sustained[-1], long_seconds, shape)))
         if runs[-1].sustained:
             break
         sustained.pop()
+    if long_seconds and AIM in sustained[:-1]:
+        _settle(bench, long_seconds)
+        runs.append(_told(run(bench, AIM, long_seconds, shape)))
     return runs
 
 
-def _wait_for_minute(seconds: float) -> None:
-    """Begin where a minute ends and is closed within these seconds, most of them before that."""
+def _settle(bench: Bench, seconds: float) -> None:
+    """Begin with nothing left to compute, and where a minute ends and is closed within these seconds."""
+    with bench.connect() as database:
+        rows.wait_closed(database, CLOSED_SECONDS)
     if seconds < MINUTE_SECONDS:
         return
     second = time.time() % MINUTE_SECONDS

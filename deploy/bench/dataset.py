@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from deploy.bench.instance import Bench
-from deploy.local import database
 from deploy.local.say import say
 from pipeline.migrate import migrate
 
@@ -64,6 +63,12 @@ FROM devices, (SELECT %(end)s::timestamptz - INTERVAL '1 minute' AS minute) AS l
      LATERAL (VALUES (0, minute), (1, date_trunc('hour', minute, 'UTC')), (2, local_day(minute, 'Asia/Seoul')))
           AS open (level, bucket)"""
 
+# Each hour of each device, as if every thousandth reading had been refused and every hundredth late.
+LEDGER = """
+INSERT INTO ledger (hour, device_id, received, stored, refused, late, points)
+SELECT bucket, device_id, max(n), max(n) - 1, 1, max(n) / 100, sum(n) FROM readings_1h GROUP BY device_id, bucket
+ON CONFLICT DO NOTHING"""
+
 REMEMBER = "CREATE TABLE bench_dataset AS SELECT %(rows)s::bigint AS rows, %(end)s::timestamptz AS ends"
 REMEMBERED = "SELECT rows, ends FROM bench_dataset"
 
@@ -72,6 +77,14 @@ def ready(bench: Bench, rows: int) -> tuple[int, datetime]:
     """How many readings there are, in whole days, and where they end; loaded unless that was done before."""
     days = max(1, math.ceil(rows / A_DAY))
     return days * A_DAY, _loaded(bench, days * A_DAY) or load(bench, days)
+
+
+def with_accounts(bench: Bench) -> None:
+    """The ledger of the readings, for who asks it too."""
+    with bench.connect(NAME) as connection:
+        if connection.execute("SELECT FROM ledger LIMIT 1").fetchone() is None:
+            connection.execute(LEDGER)
+            connection.execute("VACUUM (ANALYZE) ledger")
 
 
 def _loaded(bench: Bench, rows: int) -> datetime | None:
@@ -92,7 +105,6 @@ def load(bench: Bench, days: int) -> datetime:
     with bench.connect(NAME) as connection:
         connection.execute("CREATE EXTENSION timescaledb")
     migrate(bench.stack.superuser_url(NAME))
-    database.grant(bench.stack.instance)
     ends = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with bench.connect(NAME) as connection, psycopg.ClientCursor(connection) as cursor:
         cursor.execute(THINGS, {"site": SITE, "devices": DEVICES})

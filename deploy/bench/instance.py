@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from deploy.local import database, servers
+from deploy.local import servers
 from deploy.local.down import shut_down
 from deploy.local.layout import REPOSITORY, Broker, Instance
 from deploy.local.ready import wait_until
@@ -58,7 +58,6 @@ class Bench:
         self.restart_broker(broker)
         self._delete_topics()
         self.drop("brigade")
-        database.create(self.stack.instance)
         self.stack.prepare()
         for part in (*CHAIN, *BESIDE):
             self.stack.start(part)

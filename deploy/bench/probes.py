@@ -16,6 +16,7 @@ from itertools import count
 import psycopg
 
 from deploy.bench import load
+from deploy.bench.instance import Bench
 from pipeline import packs
 
 PARTITIONS = 12
@@ -60,9 +61,10 @@ def names(site: str) -> list[str]:
 
 
 class Probes:
-    def __init__(self, database: psycopg.Connection, port: int, site: str) -> None:
+    def __init__(self, database: psycopg.Connection, bench: Bench, site: str) -> None:
         self._database = database
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._hello = load.connect_packet(f"{site}-probes", *bench.stack.mqtt_login.values())
+        self._socket = socket.create_connection(("127.0.0.1", bench.mqtt_port), timeout=10)
         self._site = site
         self._names = names(site)
         self._tail = load.tails(1)[0]
@@ -78,7 +80,7 @@ class Probes:
 
     def introduce(self) -> None:
         """Let each device be known; what comes after is about known ones."""
-        self._socket.sendall(load.connect_packet(f"{self._site}-probes"))
+        self._socket.sendall(self._hello)
         if self._socket.recv(4, socket.MSG_WAITALL) != load.CONNACK:
             raise ConnectionError("the broker refuses the probes")
         self._socket.setblocking(False)

@@ -1,13 +1,10 @@
 """What people ask of 50 million readings, asked over HTTP of a gateway of its own, with the database's plans."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,14 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from deploy.bench import dataset
+from deploy.bench import dataset, serving
 from deploy.bench.instance import Bench
-from deploy.local.layout import REPOSITORY, database_url
-from deploy.local.ready import ready, wait_until
+from deploy.bench.serving import Gateway
+from deploy.local.ready import wait_until
 from deploy.local.say import say
 
 TIMES = 5
-READY_SECONDS = 30.0
 LOG_SECONDS = 5.0
 LOG_SETTLE_SECONDS = 0.3
 SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
@@ -85,11 +81,11 @@ def run(bench: Bench, rows: int) -> tuple[int, list[Answer]]:
     """How many readings there are, about as many as asked for, and the answers."""
     rows, ends = dataset.ready(bench, rows)
     asked = questions(ends)
-    with gateway(bench) as port:
-        timed = [_timed(question, port) for question in asked]
-    with _explaining(bench), gateway(bench) as port:
-        plans = [_plans(bench, question, port) for question in asked]
-    chunks = _chunks(bench)
+    with serving.gateway(bench) as served:
+        timed = [_timed(question, served) for question in asked]
+    with _explaining(bench), serving.gateway(bench) as served:
+        plans = [_plans(bench, question, served) for question in asked]
+    chunks = chunks_of(bench)
     answers = []
     for question, (times, size), plan in zip(asked, timed, plans, strict=True):
         answers.append(_answer(question, times, size, plan, chunks))
@@ -97,38 +93,18 @@ def run(bench: Bench, rows: int) -> tuple[int, list[Answer]]:
     return rows, answers
 
 
-@contextmanager
-def gateway(bench: Bench) -> Iterator[int]:
-    """Its port; for the data set's database."""
-    here = bench.stack.instance
-    address = {"BRIGADE_GATEWAY_DATABASE_URL": database_url(here, "brigade_api", dataset.NAME)}
-    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "gateway.app"]
-    log = here.logs / "bench-gateway.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=output, stderr=output, env=os.environ | bench.stack.env | address
-        ) as process,
-    ):
-        try:
-            if not wait_until(lambda: ready("gateway", here), READY_SECONDS, while_true=lambda: process.poll() is None):
-                raise RuntimeError(f"the gateway does not get ready: {log}")
-            yield here.ports["gateway"]
-        finally:
-            process.terminate()
-
-
-def _timed(question: Question, port: int) -> tuple[list[float], int]:
+def _timed(question: Question, served: Gateway) -> tuple[list[float], int]:
     times, size = [], 0
     for _ in range(1 + TIMES):
         began = time.perf_counter()
-        size = _ask(question, port)
+        size = _ask(question, served)
         times.append((time.perf_counter() - began) * 1000)
     return times, size
 
 
-def _ask(question: Question, port: int) -> int:
-    with urllib.request.urlopen(question.address(port), timeout=60) as answer:  # noqa: S310, our own gateway
+def _ask(question: Question, served: Gateway) -> int:
+    request = urllib.request.Request(question.address(served.port), headers=served.headers)  # noqa: S310, our own gateway
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         return len(answer.read())
 
 
@@ -146,13 +122,13 @@ def _explaining(bench: Bench) -> Iterator[None]:
                 connection.execute(f"ALTER DATABASE {dataset.NAME} RESET {name}")
 
 
-def _plans(bench: Bench, question: Question, port: int) -> list[dict[str, Any]]:
+def _plans(bench: Bench, question: Question, served: Gateway) -> list[dict[str, Any]]:
     """Of the statements behind one question; `brigade_api`'s alone."""
     log = bench.stack.instance.logs / "postgres.log"
-    _ask(question, port)  # once for the session's own caches
+    _ask(question, served)  # once for the session's own caches
     time.sleep(LOG_SETTLE_SECONDS)
     begin = log.stat().st_size
-    _ask(question, port)
+    _ask(question, served)
     found: list[dict[str, Any]] = []
 
     def settled() -> bool:
@@ -179,7 +155,7 @@ def logged(log: Path, begin: int) -> Iterator[dict[str, Any]]:
                 lines = []
 
 
-def _chunks(bench: Bench) -> dict[str, str]:
+def chunks_of(bench: Bench) -> dict[str, str]:
     with bench.connect(dataset.NAME) as connection:
         return dict(
             connection.execute("SELECT chunk_name, hypertable_name FROM timescaledb_information.chunks").fetchall()
@@ -193,9 +169,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _nodes(below)
 
 
-def _answer(
-    question: Question, times: list[float], size: int, plans: list[dict[str, Any]], chunks: Mapping[str, str]
-) -> Answer:
+def scans(plans: Iterable[dict[str, Any]], chunks: Mapping[str, str]) -> tuple[list[str], int, bool]:
+    """How tables of readings were read, how many rows that was, and whether one was read from end to end."""
     used: dict[str, set[str]] = {}
     rows, scans_all = 0, False
     for plan in plans:
@@ -207,13 +182,20 @@ def _answer(
             used.setdefault(f"{node['Node Type']} {table}", set()).add(name)
             rows += round(node["Actual Rows"] * node["Actual Loops"])
             scans_all |= node["Node Type"] == "Seq Scan"
+    return [f"{how} {len(names)}" for how, names in sorted(used.items())], rows, scans_all
+
+
+def _answer(
+    question: Question, times: list[float], size: int, plans: list[dict[str, Any]], chunks: Mapping[str, str]
+) -> Answer:
+    used, rows, scans_all = scans(plans, chunks)
     return Answer(
         question=question.text,
         first_ms=times[0],
         median_ms=statistics.median(times[1:]),
         database_ms=sum(plan["Plan"]["Actual Total Time"] for plan in plans),
         bytes=size,
-        used=[f"{how} {len(names)}" for how, names in sorted(used.items())],
+        used=used,
         rows_read=rows,
         scans_all=scans_all,
     )

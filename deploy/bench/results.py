@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from deploy.bench import measure
+from deploy.bench.api import FanOut, Load
 from deploy.bench.chain import Run
+from deploy.bench.panels import Answer as PanelAnswer
 from deploy.bench.queries import Answer
 from deploy.bench.telegraf import RivalRun
 from deploy.local.layout import REPOSITORY, Broker
@@ -50,6 +52,11 @@ class Results:
     rival: list[RivalRun] = field(default_factory=list)
     rows: int = 0
     queries: list[Answer] = field(default_factory=list)
+    panel_rows: int = 0
+    panels: list[PanelAnswer] = field(default_factory=list)
+    api_rows: int = 0
+    loads: list[Load] = field(default_factory=list)
+    streams: list[FanOut] = field(default_factory=list)
 
 
 def load() -> Results:

@@ -13,9 +13,9 @@ COUNT = """
 SELECT count(*) FROM readings
 WHERE device_id = ANY (ARRAY(SELECT d.id FROM devices d JOIN sites s ON s.id = d.site_id WHERE s.name = %s))"""
 
-CLOSED = """
-SELECT coalesce(sum(n), 0)::bigint FROM readings_1m
-WHERE device_id = ANY (ARRAY(SELECT d.id FROM devices d JOIN sites s ON s.id = d.site_id WHERE s.name = %s))"""
+OPEN = """
+SELECT EXISTS (SELECT FROM marks m JOIN devices d ON d.id = m.device_id JOIN sites s ON s.id = d.site_id
+               WHERE m.level = 0 AND s.name LIKE 'bench-%')"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,12 @@ def count(connection: psycopg.Connection, site: str) -> int:
     return row[0] if row else 0
 
 
-def closed(connection: psycopg.Connection, site: str) -> int:
-    """Rows of `readings` that are counted in closed minutes."""
-    row = connection.execute(CLOSED, (site,)).fetchone()
-    return row[0] if row else 0
+def wait_closed(connection: psycopg.Connection, seconds: float) -> bool:
+    """Return when no minute of ours is left to be computed, or after so many seconds; say whether that is so."""
+    end = time.monotonic() + seconds
+    while (is_open := connection.execute(OPEN).fetchone() == (True,)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return not is_open
 
 
 def wait_stored(connection: psycopg.Connection, site: str, messages: int, seconds: float) -> Ledger:

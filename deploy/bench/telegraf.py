@@ -115,6 +115,8 @@ def telegraf(bench: Bench, binary: Path, layout: Layout) -> Iterator[int]:
     words = [word for file in configuration for word in ("--config", str(file))]
     environment = os.environ | {
         "BENCH_MQTT_PORT": str(bench.mqtt_port),
+        "BENCH_MQTT_USER": bench.stack.mqtt_login["username"],
+        "BENCH_MQTT_PASSWORD": bench.stack.mqtt_login["password"],
         "BENCH_DATABASE_URL": bench.stack.superuser_url(DATABASE) + "?application_name=telegraf",
         "BENCH_EXCLUDED": '"seq"' if layout is Layout.NARROW else "",
     }
@@ -137,7 +139,7 @@ def run(bench: Bench, binary: Path, layout: Layout, *, rate: int, seconds: float
     with (
         bench.connect(DATABASE) as database,
         telegraf(bench, binary, layout) as pid,
-        publisher(bench.mqtt_port, site, rate, seconds, shape) as load,
+        publisher(bench, site, rate, seconds, shape) as load,
     ):
         if _wait_stored(database, layout, shape.devices, READY_SECONDS) < shape.devices:
             raise RuntimeError(f"Telegraf stores nothing: {bench.stack.instance.logs / 'telegraf.log'}")

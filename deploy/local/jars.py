@@ -8,6 +8,8 @@ from pathlib import Path
 from deploy.local import roots
 from deploy.local.say import say
 
+PATIENCE = ("-Dmaven.wagon.rto=60000", "-Daether.connector.requestTimeout=60000")
+"""It would wait half an hour for a server that has fallen silent; each of its versions has another name for that."""
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 
 
@@ -32,9 +34,12 @@ def make(cache: Path, root: Path) -> Path:
         maven = ["mvn", "-f", str(POM), f"-DoutputDirectory={unfinished}"]
     else:
         maven = _maven_inside(root, unfinished)
-    goal = ("-B", "-q", "dependency:copy-dependencies")
-    done = subprocess.run([*maven, *goal], capture_output=True, text=True, check=False)
-    if done.returncode:
+    goal = ("-B", "-q", *PATIENCE, "dependency:copy-dependencies")
+    for _ in range(3):
+        done = subprocess.run([*maven, *goal], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+    else:
         raise JarsError(f"Maven could not fetch Kafka:\n{done.stdout}{done.stderr}")
     unfinished.rename(jars)
     return jars

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -23,12 +23,26 @@ PORTS = {
     "alertmanager": 9093,
     "gateway": 8000,
     "gateway-metrics": 9100,
+    "users": 8001,
+    "users-metrics": 9105,
     "bridge-0": 9101,
     "worker-1": 9102,
     "worker-2": 9112,
     "lag": 9103,
     "maintain": 9104,
+    "node-exporter": 9106,
+    "postgres-exporter": 9107,
+    "redis-exporter": 9108,
+    "kafka-metrics": 9109,
+    "broker": 9110,
 }
+
+OWNER = "owner@example.com"
+"""The first account, which owns the simulated restaurant."""
+
+SITE = "demo"
+OWN_DEVICE = "my-fridge"
+"""For a person's first own reading, in the same restaurant."""
 
 
 class Broker(StrEnum):
@@ -88,6 +102,11 @@ class Instance:
     def socket(self) -> Path:
         return self.state / "supervisor.sock"
 
+    @property
+    def credentials(self) -> Path:
+        """The passwords of the simulated devices, and of the one that a person tries."""
+        return self.state / "credentials.json"
+
     def data(self, server: str) -> Path:
         return self.state / "data" / server
 
@@ -96,8 +115,9 @@ class Instance:
         (self.state / "instance.json").write_text(json.dumps(facts, indent=2))
 
     @classmethod
-    def load(cls, name: str) -> Self:
-        file = state_folder(name) / "instance.json"
+    def load(cls, name: str, state: Path | None = None) -> Self:
+        """The instance of that name, or the one in the folder `state`."""
+        file = (state or state_folder(name)) / "instance.json"
         if not file.exists():
             raise LayoutError(f"there is no instance {name!r} in {file.parent}: scripts/up --instance {name}")
         facts = json.loads(file.read_text())
@@ -113,21 +133,41 @@ class Instance:
 
 @dataclass(frozen=True)
 class Passwords:
-    """PostgreSQL's, made once for an instance."""
+    """Made once for an instance."""
 
     postgres: str
     brigade: str
     brigade_worker: str
     brigade_api: str
+    brigade_users: str
+    brigade_grafana: str
+    brigade_monitor: str
+    users_secret: str  # seals what users keeps
+    internal: str  # with which the gateway tells users who calls
+    owner: str  # of the first account
+    mqtt_users: str
+    mqtt_bridge: str
+    mqtt_monitor: str
+    mqtt_any_device: str
 
     @classmethod
     def of(cls, instance: Instance) -> Self:
+        """Those of the instance; what it has none for yet is made."""
         file = instance.state / "passwords.json"
-        if not file.exists():
-            fresh = cls(*(secrets.token_hex(16) for _ in range(4)))
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-                json.dump(asdict(fresh), opened)
-        return cls(**json.loads(file.read_text()))
+        known = json.loads(file.read_text()) if file.exists() else {}
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in known]:
+            known |= {name: secrets.token_hex(16) for name in missing}
+            _write_secret(file, json.dumps(known))
+        return cls(**{name: known[name] for name in names})
+
+
+def _write_secret(file: Path, text: str) -> None:
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(text)
+    unfinished.rename(file)
 
 
 def database_url(instance: Instance, role: str, database: str = "brigade") -> str:

@@ -14,6 +14,8 @@ missing_packages() {
     command -v mmdebstrap >/dev/null || echo mmdebstrap
     command -v bwrap >/dev/null || echo bubblewrap
     command -v setpriv >/dev/null || echo util-linux
+    node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
     [ "$(id -u)" = 0 ] || command -v newuidmap >/dev/null || echo uidmap
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring

@@ -15,8 +15,7 @@ from deploy.local.layout import Instance, database_url
 ANSWER_SECONDS = 1.0
 
 MQTT_CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00"  # 3.1.1, clean session, no client id
-MQTT_CONNACK = b"\x20\x02\x00\x00"
-MQTT_DISCONNECT = b"\xe0\x00"
+MQTT_CONNACK = b"\x20\x02\x00\x05"  # not authorised: it is up, and lets nobody in without an account
 
 
 def ready(name: str, instance: Instance) -> bool:  # noqa: PLR0911  one answer a protocol
@@ -31,8 +30,12 @@ def ready(name: str, instance: Instance) -> bool:  # noqa: PLR0911  one answer a
             return _postgres(database_url(instance, "postgres", "postgres"))
         case "redis":
             return _says(port["redis"], b"PING\r\n", b"+PONG\r\n")
+        case "node-exporter" | "postgres-exporter" | "redis-exporter":
+            return _http(port[name], "/")
         case "prometheus" | "alertmanager":
             return _http(port[name], "/-/ready")
+        case "users":
+            return _http(port["users-metrics"], "/readyz")
         case "gateway":
             return _http(port[name], "/health")
         case _ if name in port:
@@ -52,11 +55,11 @@ def wait_until(what: Callable[[], bool], seconds: float, *, while_true: Callable
 
 
 def _mosquitto(port: int) -> bool:
-    return _says(port, MQTT_CONNECT, MQTT_CONNACK, goodbye=MQTT_DISCONNECT)
+    return _says(port, MQTT_CONNECT, MQTT_CONNACK)
 
 
 def _kafka(port: int) -> bool:
-    if not _listens(port):
+    if not listens(port):
         return False
     admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
     try:
@@ -73,7 +76,7 @@ def _postgres(url: str) -> bool:
         return False
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS).close()
     except OSError:
@@ -81,12 +84,11 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _says(port: int, question: bytes, answer: bytes, goodbye: bytes = b"") -> bool:
+def _says(port: int, question: bytes, answer: bytes) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS) as connection:
             connection.sendall(question)
             heard = connection.recv(len(answer), socket.MSG_WAITALL)
-            connection.sendall(goodbye)
     except OSError:
         return False
     return heard == answer

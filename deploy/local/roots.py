@@ -31,11 +31,15 @@ TRIXIE = Root(
         "redis-server",
         "prometheus",
         "prometheus-alertmanager",
+        "prometheus-node-exporter",
+        "prometheus-postgres-exporter",
+        "prometheus-redis-exporter",
         "openjdk-21-jre-headless",
         "maven",
     ),
 )
-FORKY = Root("forky", ("mosquitto",))  # trixie's 2.0 has no persist-sqlite: kill -9 would lose what it acknowledged
+FORKY = Root("forky", ("mosquitto", "mosquitto-clients"))
+"""For its Mosquitto: trixie's 2.0 has no persist-sqlite, and kill -9 would lose what it acknowledged."""
 
 # Packages that bring no user of their own get one here, so that every server has its own.
 USERS = {"kafka": 9092, "alertmanager": 9093}
@@ -94,7 +98,7 @@ def _bootstrap(root: Root, folder: Path, log: Path) -> None:
         *_proxies(),
         root.suite,
         "-",
-        *_sources(root.suite),
+        *sources(root.suite),
     ]
     unpack = ["tar", "-x", "--no-same-owner", "--exclude=./dev/*", "-C", str(folder)]
     environment = os.environ | {"TMPDIR": os.environ.get("TMPDIR", "/var/tmp")}  # noqa: S108  /tmp may be memory
@@ -118,7 +122,7 @@ def _has_subordinate_ids() -> bool:
     )
 
 
-def _sources(suite: str) -> Iterator[str]:
+def sources(suite: str) -> Iterator[str]:
     """The machine's own Debian mirror; on other systems nothing, which leaves it to mmdebstrap."""
     if mirror := os.environ.get("BRIGADE_DEBIAN_MIRROR") or _mirrors().get("Debian"):
         yield f"deb {mirror} {suite} main"

@@ -1,17 +1,21 @@
 """The servers: where each comes from, its command, its configuration, and what its first start needs."""
 
 import base64
+import re
+import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
-from deploy.local import jars, roots
-from deploy.local.layout import Broker, Instance, Passwords
+from deploy.local import accounts, jars, roots
+from deploy.local.layout import REPOSITORY, Broker, Instance, Passwords
 from deploy.local.sandbox import Sandbox
+from pipeline.install import broker
 
-TEMPLATES = Path(__file__).parent / "templates"
+DEPLOY = REPOSITORY / "deploy"
+TEMPLATES = DEPLOY / "local" / "templates"
 POSTGRES = "/usr/lib/postgresql/17/bin"
 JAVA = (
     "java",
@@ -28,8 +32,9 @@ class Server:
     root: roots.Root = roots.TRIXIE
     user: str
     command: tuple[str, ...]
-    template: str
+    template: str = ""
     port: str
+    mounts: Mapping[str, Path] = field(default_factory=dict)  # more of the machine, read-only
     stop_signal: str = "TERM"
     first_start: Callable[[Instance, Sandbox], None] = field(default=lambda _instance, _sandbox: None)
 
@@ -42,7 +47,7 @@ class Server:
             gid=gid,
             data=instance.data(self.name),
             config=instance.config,
-            mounts={"/kafka": jars.folder(instance.cache)} if self.name == "kafka" else {},
+            mounts={"/kafka": jars.folder(instance.cache)} if self.name == "kafka" else self.mounts,
         )
 
 
@@ -65,6 +70,14 @@ def _first_kafka(_instance: Instance, sandbox: Sandbox) -> None:
     sandbox.run((*JAVA, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "/config/server.properties"))
 
 
+def _first_mosquitto(instance: Instance, sandbox: Sandbox) -> None:
+    broker.install(sandbox.data / "accounts.json", accounts.passwords(instance))
+
+
+def _password_of_monitor(instance: Instance, sandbox: Sandbox) -> None:
+    sandbox.run(("sh", "-c", "umask 077; cat > /data/password"), stdin=Passwords.of(instance).brigade_monitor)
+
+
 SERVERS = (
     Server(
         name="postgres",
@@ -81,10 +94,13 @@ SERVERS = (
         command=(
             *("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"),
             *(
+                "-XX:+UnlockDiagnosticVMOptions",
+                "-XX:+AllowArchivingWithJavaAgent",
                 "-XX:+AutoCreateSharedArchive",
                 "-XX:SharedArchiveFile=/data/classes.jsa",
                 "-Xlog:cds=off",
             ),  # halves the time of later starts
+            "-javaagent:/kafka/jmx_prometheus_javaagent-1.0.1.jar=127.0.0.1:$kafka_metrics:/config/kafka-metrics.yml",
             *(*JAVA[1:], "kafka.Kafka", "/config/server.properties"),
         ),
         template="server.properties",
@@ -98,6 +114,7 @@ SERVERS = (
         command=("mosquitto", "-c", "/config/mosquitto.conf"),
         template="mosquitto.conf",
         port="mqtt",
+        first_start=_first_mosquitto,
     ),
     Server(
         name="redis",
@@ -135,20 +152,80 @@ SERVERS = (
 )
 
 
-def render(template: str, instance: Instance, mosquitto_plugin: str = "") -> str:
-    """A configuration file of this instance."""
+NODE_COLLECTORS = ["cpu", "diskstats", "filesystem", "loadavg", "meminfo", "netdev", "stat", "time", "uname", "vmstat"]
+
+EXPORTERS = (
+    Server(
+        name="node-exporter",
+        user="prometheus",
+        command=(
+            "prometheus-node-exporter",
+            "--web.listen-address=127.0.0.1:$node_exporter",
+            "--collector.disable-defaults",
+            *(f"--collector.{name}" for name in NODE_COLLECTORS),
+            "--collector.filesystem.mount-points-exclude=^/(data|config|dev|proc|run|sys|tmp)($$|/)",  # of the sandbox
+        ),
+        port="node-exporter",
+        mounts={"/sys": Path("/sys")},
+    ),
+    Server(
+        name="postgres-exporter",
+        user="prometheus",
+        command=(
+            *("env", "DATA_SOURCE_USER=brigade_monitor", "DATA_SOURCE_PASS_FILE=/data/password"),
+            "DATA_SOURCE_URI=127.0.0.1:$postgres/brigade?sslmode=disable",
+            *("prometheus-postgres-exporter", "--web.listen-address=127.0.0.1:$postgres_exporter"),
+            # By table they would tell of every chunk of TimescaleDB's: series without end.
+            *("--no-collector.stat_user_tables", "--no-collector.statio_user_tables"),
+            *("--collector.stat_checkpointer", "--collector.long_running_transactions"),
+        ),
+        port="postgres-exporter",
+        first_start=_password_of_monitor,
+    ),
+    Server(
+        name="redis-exporter",
+        user="prometheus",
+        command=(
+            "prometheus-redis-exporter",
+            "--web.listen-address=127.0.0.1:$redis_exporter",
+            "--redis.addr=redis://127.0.0.1:$redis",
+            "--include-system-metrics",
+        ),
+        port="redis-exporter",
+    ),
+)
+"""The field's own, for what tells Prometheus nothing. Kafka has an agent inside it, Mosquitto has `pipeline.broker`."""
+
+
+def render(template: str, instance: Instance, plugins: str = "") -> str:
+    """A configuration file of this instance; `plugins` is the folder of Mosquitto's."""
     values = {name.replace("-", "_"): port for name, port in instance.ports.items()}
     workers = ", ".join(f'"127.0.0.1:{instance.ports[f"worker-{number + 1}"]}"' for number in range(instance.workers))
-    persistence = _persistence(instance.broker, mosquitto_plugin)
-    return Template(template).substitute(values, workers=workers, persistence=persistence)
+    return Template(template).substitute(
+        values,
+        workers=workers,
+        **_routes((DEPLOY / "alertmanager" / "alertmanager.yml").read_text()),
+        persistence=persistence(instance.broker, plugins),
+        dynamic_security=f"{plugins}/mosquitto_dynamic_security.so",
+    )
 
 
-def _persistence(broker: Broker, plugin: str) -> str:
+def _routes(alertmanager: str) -> dict[str, str]:
+    """Who would be told what; without the addresses."""
+    names = re.findall(r"^  - name: (\S+)", alertmanager, re.MULTILINE)
+    return {
+        "receivers": "\n".join(f"  - name: {name}" for name in names),
+        "routes": alertmanager[alertmanager.index("route:\n") :],
+    }
+
+
+def persistence(broker: Broker, plugins: str) -> str:
     match broker:
         case Broker.DURABLE:
             return (
                 "# On disk before it is acknowledged: kill -9 loses nothing.\n"
-                f"plugin {plugin}\nplugin_opt_db_file /data/mosquitto.sqlite3\nplugin_opt_flush_period 0"
+                f"plugin {plugins}/mosquitto_persist_sqlite.so\n"
+                "plugin_opt_db_file /data/mosquitto.sqlite3\nplugin_opt_flush_period 0"
             )
         case Broker.MEMORY:
             return "# In memory only: when Mosquitto is killed, what waits in it is lost.\npersistence false"
@@ -163,12 +240,14 @@ def command(server: Server, instance: Instance) -> list[str]:
 def configure(instance: Instance) -> None:
     """Write every server's configuration."""
     instance.config.mkdir(parents=True, exist_ok=True)
-    plugin = _mosquitto_plugin(roots.FORKY.folder(instance.cache))
-    for server in SERVERS:
-        text = render((TEMPLATES / server.template).read_text(), instance, plugin)
-        (instance.config / server.template).write_text(text)
+    shutil.copytree(
+        DEPLOY / "prometheus" / "rules", instance.config / "rules", copy_function=shutil.copyfile, dirs_exist_ok=True
+    )
+    plugins = _mosquitto_plugins(roots.FORKY.folder(instance.cache))
+    for template in (*(server.template for server in SERVERS), "kafka-metrics.yml"):
+        (instance.config / template).write_text(render((TEMPLATES / template).read_text(), instance, plugins))
 
 
-def _mosquitto_plugin(root: Path) -> str:
+def _mosquitto_plugins(root: Path) -> str:
     found = next((root / "usr/lib").glob("*/mosquitto/mosquitto_persist_sqlite.so"))
-    return f"/{found.relative_to(root)}"
+    return f"/{found.parent.relative_to(root)}"

@@ -8,21 +8,24 @@ from typing import Self
 
 import psutil
 
-from deploy.local import database
-from deploy.local.layout import REPOSITORY, Instance, database_url
-from deploy.local.parts import BIN, owner_settings, settings
+from deploy.local import accounts
+from deploy.local.layout import OWN_DEVICE, OWNER, REPOSITORY, SITE, Instance, Passwords, database_url
+from deploy.local.parts import BIN, command_settings, install_settings, settings
 from deploy.local.ready import ready, wait_until
-from deploy.local.servers import SERVERS
+from deploy.local.servers import EXPORTERS, SERVERS
 from deploy.local.supervision import SupervisionError, Supervisor
+from pipeline.install.broker import ANY_DEVICE, MONITOR, USERS
+from pipeline.simulate.command import Plan
+from pipeline.simulate.command import names as simulated
 
-READY_SECONDS = 60
+READY_SECONDS = 180
 
 
 class Stack:
     """One instance by name.
 
     Its parts: mosquitto, kafka, postgres, redis, prometheus, alertmanager, bridge-0, worker-1, worker-2, lag,
-    maintain, gateway, simulator.
+    maintain, broker, users, gateway, node-exporter, postgres-exporter, redis-exporter, simulator.
     """
 
     def __init__(self, instance: Instance) -> None:
@@ -44,19 +47,27 @@ class Stack:
 
     @property
     def owner_env(self) -> dict[str, str]:
-        """The same, with the database's owner: for migrations and maintenance."""
-        return owner_settings(self.instance)
+        """For the command `brigade`: the same, as the databases' owners, and the settings of users."""
+        return command_settings(self.instance)
 
     @property
     def test_env(self) -> dict[str, str]:
         port = self.ports
         return {
             "BRIGADE_TEST_INSTANCE": self.instance.name,
-            "BRIGADE_TEST_MQTT": f"127.0.0.1:{port['mqtt']}",
+            "BRIGADE_TEST_MQTT": accounts.url(self.instance, ANY_DEVICE),
+            "BRIGADE_TEST_MQTT_USERS": accounts.url(self.instance, USERS),
+            "BRIGADE_TEST_MQTT_MONITOR": accounts.url(self.instance, MONITOR),
             "BRIGADE_TEST_KAFKA": f"127.0.0.1:{port['kafka']}",
             "BRIGADE_TEST_POSTGRES": self.superuser_url("postgres"),
             "BRIGADE_TEST_REDIS": f"127.0.0.1:{port['redis']}",
+            "BRIGADE_TEST_ALERTMANAGER": f"http://127.0.0.1:{port['alertmanager']}",
         }
+
+    @property
+    def mqtt_login(self) -> dict[str, str]:
+        """For a client that may be any device and hear everything."""
+        return {"username": self.env["BRIGADE_MQTT_USER"], "password": self.env["BRIGADE_MQTT_PASSWORD"]}
 
     @property
     def ports(self) -> dict[str, int]:
@@ -72,7 +83,7 @@ class Stack:
     def pid(self, name: str) -> int:
         """Of the process that does the work, not of the sandbox around it; 0 while there is none."""
         pid = int(self.supervisor.process(name)["pid"])
-        if pid == 0 or name not in {server.name for server in SERVERS}:
+        if pid == 0 or name not in {server.name for server in (*SERVERS, *EXPORTERS)}:
             return pid
         try:
             process_1 = psutil.Process(pid).children()[0]
@@ -109,20 +120,34 @@ class Stack:
         return wait_until(lambda: self.ready(name), seconds)
 
     def prepare(self) -> None:
-        """Migrate the database, create the topics: what our parts need beside the servers. Safe to repeat."""
-        self.migrate()
-        self.create_topics()
+        """Make the databases and the topics: what our parts need on the servers. Safe to repeat."""
+        self.install_database()
+        self.install_topics()
 
-    def migrate(self) -> None:
-        self._brigade("migrate")
-        database.grant(self.instance)
+    def install_database(self) -> None:
+        self._brigade("install", "database")
 
-    def create_topics(self) -> None:
-        self._brigade("topics", "create")
+    def install_topics(self) -> None:
+        self._brigade("install", "topics")
 
-    def _brigade(self, *words: str) -> None:
+    def create_owner(self) -> None:
+        """The first account, of the simulated restaurant; once somebody owns a site, nothing more."""
+        restaurant = ("--site", SITE, "--site-name", "Demo", "--time-zone", "UTC")
+        words = ("users", "create-owner", OWNER, *restaurant, "--first", "--password-file", "-")
+        self._brigade(*words, stdin=Passwords.of(self.instance).owner)
+
+    def enrol(self, devices: int) -> None:
+        """Give the simulated devices their passwords, and one more for a person to try; those they have stay."""
+        names = (*simulated(Plan(sites=(SITE,), devices=devices)), OWN_DEVICE)
+        self._brigade(
+            "users", "credentials", "create", "--site", SITE, "--file", str(self.instance.credentials), *names
+        )
+
+    def _brigade(self, *words: str, stdin: str = "") -> None:
         command = [str(BIN / "brigade"), *words]
-        environment = os.environ | self.owner_env
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        environment = os.environ | self.owner_env | install_settings(self.instance)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, input=stdin, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise SupervisionError(f"brigade {' '.join(words)} failed:\n{done.stdout}{done.stderr}")

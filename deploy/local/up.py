@@ -10,18 +10,29 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from deploy.local import advice, database, jars, roots, sandbox, servers, supervision
+from deploy.local import advice, jars, pages, roots, sandbox, servers, supervision
 from deploy.local import ports as all_ports
 from deploy.local.down import shut_down
-from deploy.local.layout import Broker, Instance, LayoutError, cache_folder, hold, ports, state_folder
+from deploy.local.layout import Broker, Instance, LayoutError, Passwords, cache_folder, hold, ports, state_folder
 from deploy.local.parts import Part, parts, settings
 from deploy.local.ready import ready, wait_until
 from deploy.local.say import say, stop
-from deploy.local.servers import SERVERS
+from deploy.local.servers import EXPORTERS, SERVERS, Server
 from deploy.local.stack import Stack
 from deploy.local.supervision import Program, SupervisionError, Supervisor
 
-READY_SECONDS = 90
+FAILURES = (
+    LayoutError,
+    SupervisionError,
+    roots.RootError,
+    jars.JarsError,
+    pages.PagesError,
+    sandbox.SandboxError,
+)
+"""What a person can do something about: told without a traceback."""
+
+READY_SECONDS = 180
+"""Ten are usual; a busy machine gets more before it is given up."""
 LEAST_WORKERS = 2  # described to supervisord, so that tests can start the second
 
 
@@ -30,7 +41,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/up", description=__doc__)
     add = parser.add_argument
     add("--detach", action="store_true", help="return when everything is ready; scripts/down ends it")
-    add("--only", choices=["servers"], help="the servers without our parts")
+    add("--only", choices=["servers"], help="the servers without our parts and the exporters")
     add("--instance", default=environment.get("BRIGADE_INSTANCE", "local"), help="name: several can run side by side")
     add("--offset", type=int, default=environment.get("BRIGADE_PORT_OFFSET") or "0", help="added to every port")
     add(
@@ -75,7 +86,7 @@ def main() -> None:
     asked = arguments()
     try:
         run(instance(asked), asked)
-    except (LayoutError, SupervisionError, roots.RootError, jars.JarsError, sandbox.SandboxError) as error:
+    except FAILURES as error:
         stop(error)
 
 
@@ -102,7 +113,7 @@ def run(here: Instance, asked: argparse.Namespace) -> None:
     process = supervisor.launch(detached=asked.detach, lock=lock)
     os.close(lock)
     try:
-        late = start(here, supervisor, ours)
+        late = start(here, supervisor, ours, asked.devices)
         if late:
             say(f"not ready, still trying: {', '.join(late)}; see {here.logs}")
         else:
@@ -125,7 +136,7 @@ def say_again(name: str) -> None:
     """Where to look; nothing while it still starts, or already ends."""
     with suppress(LayoutError, SupervisionError):
         stack = Stack.attach(name)
-        print(advice.of(stack.instance, [part for part in ("gateway",) if stack.running(part)]), flush=True)
+        print(advice.of(stack.instance, [part for part in ("users", "gateway") if stack.running(part)]), flush=True)
 
 
 def chosen(here: Instance, asked: argparse.Namespace) -> list[Part]:
@@ -140,21 +151,22 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def install(cache: Path) -> None:
-    """Bring roots and jars into the cache, where other instances find them too."""
+    """Bring roots, jars and pages into the cache, where other instances find them too."""
     while (lock := hold(cache / "lock")) is None:
         time.sleep(0.5)
     try:
         with ThreadPoolExecutor() as pool:
             trixie, _forky = pool.map(lambda root: roots.make(root, cache), (roots.TRIXIE, roots.FORKY))
         jars.make(cache, trixie)
+        pages.make(cache)
     finally:
         os.close(lock)
 
 
 def check_ports(here: Instance, ours: list[Part]) -> None:
-    wanted = {server.port for server in SERVERS} | {"kafka-controller"} | {part.name for part in ours}
-    if "gateway" in wanted:
-        wanted.add("gateway-metrics")
+    wanted = {server.port for server in SERVERS} | {"kafka-controller", "kafka-metrics"} | {part.name for part in ours}
+    wanted |= {exporter.port for exporter in EXPORTERS if ours}
+    wanted |= {f"{name}-metrics" for name in ("gateway", "users") if name in wanted}
     if problems := all_ports.taken({name: port for name, port in here.ports.items() if name in wanted}):
         problems.append("Choose others: --offset 1000 or BRIGADE_PORT_OFFSET=1000 moves all, --port NAME=NUMBER one.")
         stop("\n".join(problems))
@@ -163,9 +175,10 @@ def check_ports(here: Instance, ours: list[Part]) -> None:
 def describe(here: Instance, devices: int) -> None:
     """Write what the servers and supervisord read; do what first starts need."""
     here.save()
+    Passwords.of(here)  # made before several threads ask for them
     servers.configure(here)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda server: _first_start(server, here), SERVERS))
+        list(pool.map(lambda server: _first_start(server, here), (*SERVERS, *EXPORTERS)))
     described = [
         Program(
             name=server.name,
@@ -174,7 +187,7 @@ def describe(here: Instance, devices: int) -> None:
             stop_signal=server.stop_signal,
             stop_seconds=60,
         )
-        for server in SERVERS
+        for server in (*SERVERS, *EXPORTERS)
     ]
     described += [
         Program(
@@ -191,24 +204,24 @@ def describe(here: Instance, devices: int) -> None:
     file.write_text(supervision.configuration(here, described))
 
 
-def _first_start(server: servers.Server, here: Instance) -> None:
+def _first_start(server: Server, here: Instance) -> None:
     box = server.sandbox(here)
     box.own()
     server.first_start(here, box)
 
 
-def start(here: Instance, supervisor: Supervisor, ours: list[Part]) -> list[str]:
+def start(here: Instance, supervisor: Supervisor, ours: list[Part], devices: int) -> list[str]:
     """Start servers, then our parts; return when all answer, or with the parts that do not yet."""
     stack = Stack(here)
 
     def database_ready() -> None:
-        database.create(here)
+        stack.install_database()
         if ours:
-            stack.migrate()
+            stack.create_owner()
 
     def kafka_ready() -> None:
         if ours:
-            stack.create_topics()
+            stack.install_topics()
 
     servers_late = bring_up(
         here,
@@ -220,7 +233,15 @@ def start(here: Instance, supervisor: Supervisor, ours: list[Part]) -> list[str]
         raise SupervisionError(
             "\n".join(f"{name} did not become ready: {_last_words(here, name)}" for name in servers_late)
         )
-    return bring_up(here, supervisor, [part.name for part in ours])
+    if not ours:
+        return []
+    simulator = [part.name for part in ours if part.name == "simulator"]
+    with ThreadPoolExecutor() as pool:
+        enrolled = pool.submit(stack.enrol, devices if simulator else 0)
+        names = [exporter.name for exporter in EXPORTERS] + [part.name for part in ours if part.name not in simulator]
+        late = bring_up(here, supervisor, names)
+        enrolled.result()
+    return late + bring_up(here, supervisor, simulator)
 
 
 def bring_up(

@@ -5,7 +5,7 @@ import argparse
 import structlog
 import uvloop
 
-from observability import logs
+from observability import logs, tracing
 from pipeline.bridge.process import Process
 from pipeline.bridge.producer import RecordError
 from pipeline.mqtt import RefusedError, TakenOverError
@@ -16,9 +16,8 @@ from pipeline.topics import TopicsError
 def main() -> int:
     arguments = _arguments()
     settings = load(BridgeSettings)
-    logs.configure("bridge", settings.log_level)
-    structlog.contextvars.bind_contextvars(ordinal=settings.bridge_ordinal)
-    process = Process(settings)
+    logs.configure("bridge", settings.log_level, ordinal=settings.bridge_ordinal)
+    process = Process(settings, tracing.start("bridge"))
     try:
         return uvloop.run(process.leave() if arguments.leave else process.serve())
     except (RecordError, RefusedError, TopicsError) as error:

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
 
-from prometheus_client import Counter, Gauge
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from pipeline import packs
+from pipeline.bridge.tracing import Traced
 from pipeline.bridge.windows import Flush, Window
 from pipeline.mqtt import RETAINED, Client, Cut, Publish
 from pipeline.settings import BridgeSettings
@@ -20,22 +22,37 @@ REMEMBERED_TOPIC_LENGTH: Final = 200
 ORDINALS: Final = 8
 MESSAGE_OVERHEAD_BYTES: Final = 300
 """What Python keeps of an open message besides topic and payload, roughly."""
+BUSY: Final = 600
+"""With more in a flush the next one waits twice as long: a record costs the worker 300 µs, whatever is in it."""
 ENTRY_OVERHEAD_BYTES: Final = 20
 """What msgpack adds to them in a pack."""
 
 RECEIVED = Counter("pipeline_bridge_messages_received_total", "MQTT messages that came, each time they came.")
-RECEIVED_BYTES = Counter("pipeline_bridge_bytes_received_total", "Their topics and payloads.")
+RECEIVED_BYTES = Counter("pipeline_bridge_bytes_received_total", "Bytes of their topics and payloads.")
 ACKNOWLEDGED = Counter(
     "pipeline_bridge_messages_acknowledged_total", "MQTT messages that Kafka has; their PUBACKs follow in order."
 )
 RECORDS = Counter("pipeline_bridge_records_written_total", "Packs that Kafka has.")
-RECORD_BYTES = Counter("pipeline_bridge_record_bytes_written_total", "Their values, before compression.")
+RECORD_BYTES = Counter("pipeline_bridge_record_bytes_written_total", "Bytes of these packs, before compression.")
 OVERSIZED = Counter("pipeline_bridge_messages_oversized_total", "Messages whose payload was cut.")
 IN_FLIGHT = Gauge("pipeline_bridge_messages_in_flight", "Messages received and not yet in Kafka.")
-HELD = Gauge("pipeline_bridge_held_bytes", "Memory held by them.")
+HELD = Gauge("pipeline_bridge_held_bytes", "Memory that messages not yet in Kafka hold.")
 PAUSED = Gauge("pipeline_bridge_reading_paused", "1 while too much is held to read on.")
-LAST_RECEIVED = Gauge("pipeline_bridge_last_received_time_seconds", "When a message last came.")
-LAST_ACKNOWLEDGED = Gauge("pipeline_bridge_last_acknowledged_time_seconds", "When Kafka last took one.")
+LAST_RECEIVED = Gauge("pipeline_bridge_last_received_timestamp_seconds", "When a message last came.")
+LAST_ACKNOWLEDGED = Gauge("pipeline_bridge_last_acknowledged_timestamp_seconds", "When Kafka last took one.")
+COPIES = Counter(
+    "pipeline_bridge_messages_copies_total", "Statuses left out: they came by the shared subscription too."
+)
+FLUSH_SECONDS = Histogram(
+    "pipeline_bridge_flush_seconds",
+    "From a flush to Kafka's word that it has all of it.",
+    buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)
+FLUSH_MESSAGES = Histogram(
+    "pipeline_bridge_flush_messages", "Messages of a flush.", buckets=(1, 10, 100, 1_000, 10_000)
+)
+
+log = structlog.get_logger()
 
 Send: TypeAlias = Callable[[int, bytes, list[tuple[str, bytes]], Flush], None]
 """Partition, value, headers, and what `arrived` gets when Kafka has the record."""
@@ -84,7 +101,7 @@ def entry_of(message: Publish | Cut, received_us: int) -> packs.Entry:
     return message.topic, received_us, message.payload
 
 
-def _is_copy(message: Publish | Cut) -> bool:
+def _is_copy(message: Publish | Cut | Traced) -> bool:
     """A status published just now comes by the shared subscription, and once more to who asked for retained ones."""
     return isinstance(message, Publish) and RETAINED in message.subscription_ids and not message.retain
 
@@ -98,9 +115,11 @@ class Forwarder:
         self._partitions = Partitions(settings.partitions)
         self._open: list[list[packs.Entry]] = [[] for _ in range(settings.partitions)]
         self._ids: list[int | None] = []
+        self._spans: list[Any] = []
         self._open_held = 0
         self._open_size = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._linger_seconds = settings.bridge_linger_seconds
         self._received_us = 0
         self._window = Window(lambda _: None)
         self._pause: Callable[[], None] = lambda: None
@@ -151,7 +170,7 @@ class Forwarder:
     def stalled(self) -> bool:
         return self._records > 0 and not self.moving
 
-    def forward(self, messages: list[Publish | Cut]) -> None:
+    def forward(self, messages: Sequence[Publish | Cut | Traced]) -> None:
         """Take messages as they come; each of the loop's lines is passed 40,000 times a second."""
         if not self._taking:
             return
@@ -163,13 +182,14 @@ class Forwarder:
         for message in messages:
             packet_id = message.packet_id
             if packet_id is None and _is_copy(message):
+                COPIES.inc()
                 continue
             topic, payload = message.topic, message.payload
             partition = partition_of(topic)
             if partition is None:
                 partition = find(topic)
             received_us += ORDINALS
-            entry = (topic, received_us, payload) if type(message) is Publish else entry_of(message, received_us)
+            entry = (topic, received_us, payload) if type(message) is Publish else self._unusual(message, received_us)
             lists[partition].append(entry)
             add_id(packet_id)
             size += len(topic) + len(payload)
@@ -181,7 +201,13 @@ class Forwarder:
             self.flush()
         elif self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._settings.bridge_linger_seconds, self.flush)
+            self._timer = loop.call_later(self._linger_seconds, self.flush)
+
+    def _unusual(self, message: Publish | Cut | Traced, received_us: int) -> packs.Entry:
+        if isinstance(message, Traced):
+            self._spans.append(message.span)
+            return message.topic, received_us, message.payload, {"traceparent": message.traceparent}
+        return entry_of(message, received_us)
 
     def _fits(self) -> bool:
         """Whether everything open would fit one record."""
@@ -208,6 +234,8 @@ class Forwarder:
         if not self._ids:
             return
         flush = Flush(self._ids)
+        if self._spans:
+            flush.spans, self._spans = self._spans, []
         self._window.add(flush)
         if self._records == 0:
             self._moved = time.monotonic()
@@ -221,6 +249,7 @@ class Forwarder:
         self.held += flush.held - self._open_held
         self._open_held = self._open_size = 0
         self._records += flush.records
+        self._linger_seconds = self._settings.bridge_linger_seconds * (2 if flush.messages > BUSY else 1)
         LAST_RECEIVED.set_to_current_time()
         self._tell()
 
@@ -251,9 +280,14 @@ class Forwarder:
     def _release(self, flush: Flush) -> None:
         self.held -= flush.held
         self.in_flight -= flush.messages
+        for span in flush.spans:
+            span.end()
         ACKNOWLEDGED.inc(flush.messages)
         RECORDS.inc(flush.records)
+        log.debug("flush_written", messages=flush.messages, records=flush.records, bytes=flush.record_bytes)
         RECORD_BYTES.inc(flush.record_bytes)
+        FLUSH_SECONDS.observe(time.monotonic() - flush.began)
+        FLUSH_MESSAGES.observe(flush.messages)
 
     def _tell(self) -> None:
         IN_FLIGHT.set(self.in_flight)

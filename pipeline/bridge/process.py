@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -15,10 +15,14 @@ from prometheus_client import Counter, Gauge
 from observability import web
 from pipeline.bridge.forwarding import Forwarder
 from pipeline.bridge.producer import Records
+from pipeline.bridge.tracing import Tracing
 from pipeline.bridge.windows import Flush
 from pipeline.mqtt import FOR_EVER, Client, OutageError
 from pipeline.settings import BridgeSettings
 from pipeline.topics import KafkaAwayError, Topics, TopicsError
+
+if TYPE_CHECKING:
+    from observability.otlp import Traces
 
 STATUS: Final = "brigade/v1/+/+/status"
 STOP_SECONDS: Final = 3.0
@@ -52,8 +56,9 @@ class _StoppedError(Exception):
 
 
 class Process:
-    def __init__(self, settings: BridgeSettings) -> None:
+    def __init__(self, settings: BridgeSettings, traces: "Traces | None" = None) -> None:
         self._settings = settings
+        self._tracing = Tracing(traces) if traces else None
         self._client_id = f"{settings.bridge_client_id}-{settings.bridge_ordinal}"
         self._filters = [f"$share/{settings.bridge_group}/brigade/v1/#"]
         self._kafka_away: str | None = NOT_YET
@@ -134,13 +139,15 @@ class Process:
     def _client(self) -> Client:
         settings = self._settings
         password = settings.mqtt_password
+        forward = self._forwarder.forward
         return Client(
             settings.mqtt_host,
             settings.mqtt_port,
             self._client_id,
-            receive=self._forwarder.forward,
+            receive=self._tracing.before(forward) if self._tracing else forward,
             user=settings.mqtt_user,
             password=password.get_secret_value() if password else None,
+            tls=settings.mqtt_tls_context,
             session_expiry_seconds=FOR_EVER,
             receive_maximum=settings.bridge_receive_maximum,
             connect_seconds=CONNECT_SECONDS,

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.kafka import for_librdkafka
 from pipeline.settings import KafkaSettings
 from pipeline.topics import KafkaAwayError, TopicsError
 
@@ -57,7 +58,7 @@ class Records(Generic[T]):
         self._arrived = arrived
         self._failed = failed
         self._connection: dict[str, Any] = {
-            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            **for_librdkafka(settings),
             "client.id": client_id,
             "error_cb": self._hear,
             "log_level": 0,  # it repeats itself twenty times a second while Kafka is away; last_error says it once

@@ -1,7 +1,9 @@
 """What is on its way to Kafka, and what may be acknowledged to the broker when it is there."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline.bridge.producer import RECORD_OVERHEAD_BYTES
 
@@ -9,11 +11,13 @@ from pipeline.bridge.producer import RECORD_OVERHEAD_BYTES
 class Flush:
     """The messages of one flush, until Kafka has all its records."""
 
-    __slots__ = ("held", "messages", "packet_ids", "record_bytes", "records", "waiting")
+    __slots__ = ("began", "held", "messages", "packet_ids", "record_bytes", "records", "spans", "waiting")
 
     def __init__(self, packet_ids: Sequence[int | None]) -> None:
+        self.began = time.monotonic()
         self.messages = len(packet_ids)
         self.packet_ids = [i for i in packet_ids if i]  # none at QoS 0: nothing to acknowledge
+        self.spans: Sequence[Any] = ()
         self.records = self.waiting = self.record_bytes = self.held = 0
 
     def sent(self, value: bytes) -> None:

@@ -1,6 +1,7 @@
 """The connection: one life, one window of packet ids."""
 
 import asyncio
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -52,6 +53,7 @@ class Client(asyncio.Protocol):
         receive: Receive | None = None,
         user: str | None = None,
         password: str | None = None,
+        tls: ssl.SSLContext | None = None,
         clean_start: bool = False,
         session_expiry_seconds: int = 0,
         receive_maximum: int = 65_535,
@@ -60,6 +62,7 @@ class Client(asyncio.Protocol):
         gather_seconds: float = 0,
     ) -> None:
         self._address = (host, port)
+        self._tls = tls
         self._connect = mqtt5.ConnectPacket(
             client_id,
             username=user,
@@ -95,7 +98,7 @@ class Client(asyncio.Protocol):
         self._connected: asyncio.Future[mqtt5.ConnAckPacket] = self._loop.create_future()
         try:
             async with asyncio.timeout(self._connect_seconds):
-                await self._loop.create_connection(lambda: self, *self._address)
+                await self._loop.create_connection(lambda: self, *self._address, ssl=self._tls)
                 self._write(self._connect.write())
                 await self._until(self._connected)
         except BaseException as error:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import mqtt5
 
@@ -30,6 +30,8 @@ class Cut:
     packet_id: int | None
     size: int
     sha256: str
+    user_properties: ClassVar[Sequence[tuple[str, str]]] = ()
+    """Whatever it had is not read."""
 
 
 class Reader:

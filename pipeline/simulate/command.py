@@ -2,30 +2,35 @@
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Final
 
+import msgspec
 import typer
 import uvloop
 
+from observability import tracing
 from pipeline.settings import MqttSettings, load
 from pipeline.simulate.connection import Broker
 from pipeline.simulate.device import Device, Restaurant
 from pipeline.simulate.ledger import LedgerFile
 from pipeline.simulate.messages import US, Faults, Outcome, Publish, Sensor
 from pipeline.simulate.restaurant import KINDS, ORDER, Hours
+from pipeline.simulate.tracing import Tracing
 
 CONNECTS_PER_SECOND: Final = 250
 PROGRESS_SECONDS: Final = 5.0
 FILES_BESIDE: Final = 64
+TRACED: Final = 0.001
 
 DEFAULT_FAULTS: Final = Faults()
 
@@ -45,6 +50,7 @@ class Plan:
     gap: float = 20.0
     goodbye: float = 10.0
     faults: Faults = DEFAULT_FAULTS
+    traced: float = 0.0
 
 
 @app.command()
@@ -65,12 +71,23 @@ def simulate(
     offline: Annotated[float, typer.Option(min=0, max=0.9, help="Share of time a device is offline.")] = 0.01,
     gap: Annotated[float, typer.Option(min=0.1, help="Seconds a device is offline, on average.")] = 20.0,
     skew: Annotated[bool, typer.Option(help="Clocks of some devices are wrong.")] = True,
+    traced: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of messages that begin a trace; default 0.001 where traces are on."),
+    ] = None,
     ledger: Annotated[Path | None, typer.Option(help="Append each publish and its outcome; `brigade verify`.")] = None,
     goodbye: Annotated[float, typer.Option(min=0, help="Seconds to wait at the end for what is under way.")] = 10.0,
     host: Annotated[str | None, typer.Option(help="The broker's; default BRIGADE_MQTT_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default BRIGADE_MQTT_PORT.")] = None,
     user: Annotated[str | None, typer.Option(help="Default BRIGADE_MQTT_USER.")] = None,
     password: Annotated[str | None, typer.Option(help="Default BRIGADE_MQTT_PASSWORD.")] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(help="Each device's own password, as `brigade users credentials create --file` keeps them."),
+    ] = None,
+    names_only: Annotated[
+        bool, typer.Option("--names", help="Say the devices' names, for `brigade users credentials create`, and end.")
+    ] = False,
 ) -> None:
     """Be a restaurant's sensors: fridges, freezers, ovens, doors, tables, rooms, each with a connection of its own.
 
@@ -86,12 +103,19 @@ def simulate(
         seed=seed,
         gap=gap,
         goodbye=goodbye,
+        traced=(TRACED if tracing.wanted(os.environ) else 0.0) if traced is None else traced,
         faults=_faults(malformed=malformed, duplicates=duplicates, late=late, offline=offline, skew=skew),
     )
+    if names_only:
+        print("\n".join(names(plan)))
+        return
     _raise_file_limit(devices + FILES_BESIDE)
     if ledger and not ledger.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {ledger.parent}", param_hint="--ledger")
-    ended = uvloop.run(_run(plan, _broker(host, port, user, password), ledger))
+    broker = _broker(host, port, user, password)
+    if credentials:
+        broker = replace(broker, credentials=_credentials(credentials, plan))
+    ended = uvloop.run(_run(plan, broker, ledger))
     sys.stderr.write(f"{_summary(ended)}\n")
     if not ended.was_online:
         sys.stderr.write(f"No device ever reached the broker at {ended.broker}: {ended.trouble or 'no answer'}\n")
@@ -115,7 +139,9 @@ async def run(
 ) -> Restaurant:
     """Live until the plan or a signal ends it; return the counts. Each publish is given to `settled` at its end."""
     with ExitStack() as stack:
-        restaurant = Restaurant(broker, settled, messages=plan.messages)
+        traces = tracing.start("simulator", everything=True) if plan.traced else None
+        traced = Tracing(plan.traced, traces) if plan.traced else None
+        restaurant = Restaurant(broker, settled, messages=plan.messages, tracing=traced)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, restaurant.stop.set)
@@ -143,12 +169,7 @@ def _devices(plan: Plan, restaurant: Restaurant) -> list[tuple[Device, float]]:
 def sensors(plan: Plan, hours: Hours) -> list[tuple[Sensor, Random]]:
     """The plan's sensors, each with the seeded chance of its device's life."""
     made = []
-    numbers: dict[tuple[str, str], int] = {}
-    for index in range(plan.devices):
-        site = plan.sites[index % len(plan.sites)]
-        kind = ORDER[index // len(plan.sites) % len(ORDER)]
-        number = numbers[site, kind] = numbers.get((site, kind), 0) + 1
-        device = f"{site}.{kind}-{number}"
+    for site, kind, device in _devices_of(plan):
         random = Random(f"{plan.seed} {device}")
         sensor = Sensor(
             site=site,
@@ -160,6 +181,21 @@ def sensors(plan: Plan, hours: Hours) -> list[tuple[Sensor, Random]]:
         )
         made.append((sensor, Random(f"{plan.seed} {device} life")))
     return made
+
+
+def names(plan: Plan) -> list[str]:
+    """The plan's devices."""
+    return [device for _, _, device in _devices_of(plan)]
+
+
+def _devices_of(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Site, kind and name of each."""
+    numbers: dict[tuple[str, str], int] = {}
+    for index in range(plan.devices):
+        site = plan.sites[index % len(plan.sites)]
+        kind = ORDER[index // len(plan.sites) % len(ORDER)]
+        number = numbers[site, kind] = numbers.get((site, kind), 0) + 1
+        yield site, kind, f"{site}.{kind}-{number}"
 
 
 async def _tell(restaurant: Restaurant, plan: Plan, *, progress: bool) -> None:
@@ -204,7 +240,20 @@ def _broker(host: str | None, port: int | None, user: str | None, password: str 
         port=port or settings.mqtt_port,
         user=user or settings.mqtt_user,
         password=password or secret,
+        tls=settings.mqtt_tls_context,
     )
+
+
+def _credentials(file: Path, plan: Plan) -> dict[str, str]:
+    try:
+        known = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError) as error:
+        raise typer.BadParameter(f"{file}: {error}", param_hint="--credentials") from error
+    if missing := [device for device in names(plan) if device not in known]:
+        raise typer.BadParameter(
+            f"{file} has no password for {missing[0]} and {len(missing) - 1} more", param_hint="--credentials"
+        )
+    return known
 
 
 def _raise_file_limit(needed: int) -> None:

@@ -5,8 +5,9 @@ of a lost connection only by its time-out. A ledger of outcomes needs both.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Self, cast
 
 import mqtt5
@@ -32,6 +33,13 @@ class Broker:
     port: int
     user: str | None = None
     password: str | None = None
+    tls: ssl.SSLContext | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    """Devices' own passwords; who has none connects as `user`."""
+
+    def account(self, device: str) -> tuple[str | None, str | None]:
+        """User name and password."""
+        return (device, self.credentials[device]) if device in self.credentials else (self.user, self.password)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -58,17 +66,20 @@ class Connection(asyncio.Protocol):
     async def open(cls, broker: Broker, device: str, status_topic: str, changed: Callable[[], None]) -> Self:
         """Connect with a last will; `OSError` says why not."""
         will = mqtt5.Will(status_topic, payload=OFFLINE, qos=mqtt5.QoS.AT_LEAST_ONCE, retain=True)
+        user, password = broker.account(device)
         hello = mqtt5.ConnectPacket(
             device,
-            username=broker.user,
-            password=None if broker.password is None else broker.password.encode(),
+            username=user,
+            password=None if password is None else password.encode(),
             clean_start=True,
             keep_alive=KEEP_ALIVE,
             will=will,
         )
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            _, self = await loop.create_connection(lambda: cls(hello.write(), changed), broker.host, broker.port)
+            _, self = await loop.create_connection(
+                lambda: cls(hello.write(), changed), broker.host, broker.port, ssl=broker.tls
+            )
             try:
                 await self._welcome
             except BaseException:
@@ -93,10 +104,25 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    def publish(self, topic: str, payload: bytes, acknowledged: Acknowledged, *, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        acknowledged: Acknowledged,
+        *,
+        retain: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         packet_id = self._packet_id = self._packet_id % 65_535 + 1
         self._waiting[packet_id] = acknowledged
-        packet = mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, retain=retain)
+        packet = mqtt5.PublishPacket(
+            topic,
+            payload,
+            qos=mqtt5.QoS.AT_LEAST_ONCE,
+            packet_id=packet_id,
+            retain=retain,
+            user_properties=[("traceparent", traceparent)] if traceparent else [],
+        )
         self._transport.write(packet.write())
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.simulate.connection import OFFLINE, ONLINE, Broker, Connection
 from pipeline.simulate.messages import US, Kind, Outcome, Publish, Sensor, array_of
+from pipeline.simulate.tracing import Tracing
 
 ARRAY_FROM: Final = 10
 """With so many readings waiting, they are sent as arrays."""
@@ -18,6 +19,9 @@ WAITING: Final = 20_000
 """Messages that a device keeps while it is offline; then the oldest are forgotten, as in a full flash."""
 FIRST_BACK_OFF: Final = 0.5
 LONGEST_BACK_OFF: Final = 5.0
+DOUBTED_US: Final = 1_000_000
+"""What was acknowledged so shortly before a connection broke is sent again: a broker that is killed may have told more
+than it had on disk. What is stored already is stored once, by its `ts`."""
 BEHIND: Final = 2.0
 """A device that is later than this gives up the measurements it missed."""
 
@@ -25,8 +29,16 @@ BEHIND: Final = 2.0
 class Restaurant:
     """What all devices share: the broker, when to stop, where the outcomes go, and the counts of a progress line."""
 
-    def __init__(self, broker: Broker, settled: Callable[[Publish], None], *, messages: int | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        settled: Callable[[Publish], None],
+        *,
+        messages: int | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.broker = broker
+        self.tracing = tracing
         self.stop = asyncio.Event()
         self.measured = 0
         self.online = 0
@@ -41,6 +53,7 @@ class Restaurant:
         self.was_online, self.trouble = True, None
 
     def settle(self, publish: Publish) -> None:
+        publish.settled = True
         self.outcomes[publish.outcome] += 1
         self._settled(publish)
 
@@ -67,6 +80,7 @@ class Device:
         self._status_topic = f"brigade/v1/{sensor.site}/{sensor.device}/status"
         self._waiting: deque[Publish] = deque()
         self._in_flight: dict[Publish, None] = {}
+        self._lately: deque[tuple[int, Publish]] = deque()
         self._connection: Connection | None = None
         self._drained = asyncio.Event()
         self._drained.set()
@@ -131,18 +145,38 @@ class Device:
         publish.sends += 1
         if publish.sent_us is None:
             publish.sent_us = time.time_ns() // 1_000
-        publish.outcome = Outcome.UNKNOWN
+        if not publish.settled:
+            publish.outcome = Outcome.UNKNOWN
         self._in_flight[publish] = None
-        connection.publish(publish.topic, publish.payload, lambda refusal: self._answered(publish, refusal))
+        tracing = self._restaurant.tracing
+        trace = tracing.begin(publish.topic) if tracing else None
+
+        def answered(refusal: str | None) -> None:
+            if trace:
+                trace.end()
+            self._answered(publish, refusal)
+
+        traceparent = trace.traceparent if trace else None
+        connection.publish(publish.topic, publish.payload, answered, traceparent=traceparent)
 
     def _answered(self, publish: Publish, refusal: str | None) -> None:
         del self._in_flight[publish]
+        now_us = time.time_ns() // 1_000
         if refusal is None:
-            publish.outcome, publish.acked_us = Outcome.ACKNOWLEDGED, time.time_ns() // 1_000
+            self._note(publish, now_us)
+        if publish.settled:
+            return
+        if refusal is None:
+            publish.outcome, publish.acked_us = Outcome.ACKNOWLEDGED, now_us
         else:
             publish.error = refusal
             publish.outcome = Outcome.FAILED if publish.sends == 1 else Outcome.UNKNOWN
         self._restaurant.settle(publish)
+
+    def _note(self, publish: Publish, now_us: int) -> None:
+        self._lately.append((now_us, publish))
+        while self._lately[0][0] < now_us - DOUBTED_US:
+            self._lately.popleft()
 
     # The connection ----------------------------------------------------------------------------------------
 
@@ -168,6 +202,7 @@ class Device:
             self._connection = connection
             self._send()
             if await connection.lost_within(self._online_for()):
+                self._doubt()
                 return FIRST_BACK_OFF
             if self._random.random() < 0.5:  # else it vanishes, and the broker publishes the last will
                 await self._say_goodbye(connection)
@@ -192,6 +227,13 @@ class Device:
             connection.close()
             await connection.lost_within(1)
 
+    def _doubt(self) -> None:
+        """What was acknowledged last is sent again, too."""
+        if self._lately:
+            self._waiting.extendleft(publish for _, publish in reversed(self._lately))
+            self._lately.clear()
+            self._drained.clear()
+
     def _take_back(self) -> None:
         """What was sent and not answered is sent again, before all else."""
         self._waiting.extendleft(reversed(self._in_flight))
@@ -204,6 +246,8 @@ class Device:
             self._give_up(self._waiting.popleft())
 
     def _give_up(self, publish: Publish) -> None:
+        if publish.settled:
+            return
         if publish.outcome is Outcome.FAILED:
             publish.error = "never sent"
         self._restaurant.settle(publish)

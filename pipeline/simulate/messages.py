@@ -51,6 +51,7 @@ class Publish:
     acked_us: int | None = None
     outcome: Outcome = Outcome.FAILED
     error: str | None = None
+    settled: bool = False
 
     def line(self) -> dict[str, Any]:
         """Its line of the ledger file."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import mqtt5
 import pytest
 
-from deploy.bench import load, probes, queries
+from deploy.bench import load, observed, probes, queries
+from deploy.bench.chain import Run
 from deploy.bench.measure import Snapshot, outer_pids
 from pipeline import packs
 from pipeline.packs import Message
@@ -111,3 +112,36 @@ def test_plans_are_read_out_of_the_servers_log(tmp_path: Path) -> None:
         '2026 [7] a@b LOG:  duration: 2 ms  plan:\n\t{"Query Text": "SELECT 2"}\n'
     )
     assert [plan["Query Text"] for plan in queries.logged(log, 7)] == ["SELECT 1", "SELECT 2"]
+
+
+def test_traced_messages_bear_a_trace_each_and_are_their_share() -> None:
+    plain, traced = Written(), Written()
+    groups = [load.Devices(plain, "bench", range(7))]
+    sending = load.Load(groups, load.TracedDevices(traced, "bench", range(7, 9)), 0.1)
+    for _ in range(10):
+        sending.send(35)
+    assert (plain.sent, traced.sent) == (315, 35)
+    found, view = [], memoryview(traced.data)
+    while view:
+        packet, size = mqtt5.read(view)
+        found.append(packet)
+        view = view[size:]
+    parents = [dict(packet.user_properties)["traceparent"] for packet in found]
+    assert len(set(parents)) == len(found) == 35
+    assert all(len(parent) == 55 and parent.endswith("-01") for parent in parents)
+
+
+def test_the_cost_is_the_difference_of_the_means() -> None:
+    off, on = ([run(1.0), run(3.0)], [run(2.0), run(4.0)])
+    found = observed.cost(10, off, on, traced=0.01)
+    assert (found.off["bridge"], found.on["bridge"], found.ours, found.whole) == (2.0, 3.0, (2.0, 3.0), (2.0, 3.0))
+    assert "+50.0%" in observed.table(found)
+
+
+def run(bridge: float) -> Run:
+    latency = probes.Latency(1, 0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    return Run(
+        rate=10, seconds=1, sent=10, acknowledged=10, received=10, stored=10, rows=30, behind_seconds=0,
+        late_seconds=0, drain_seconds=0, latency=latency, cpu={"bridge": bridge, "publisher": 9.0}, closed=0, busy=0,
+        others=0,
+    )  # fmt: skip

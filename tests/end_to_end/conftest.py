@@ -9,7 +9,7 @@ import pytest
 from deploy.local.layout import REPOSITORY
 from deploy.local.stack import Stack
 from tests.end_to_end.load import BRIGADE
-from tests.end_to_end.stacks import SHORT_WAITS, own_stack
+from tests.end_to_end.stacks import ASKS_OFTEN, SHORT_WAITS, own_stack
 
 
 @pytest.fixture(scope="package")
@@ -23,7 +23,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     if "BRIGADE_TEST_INSTANCE" not in os.environ:
         missing = "BRIGADE_TEST_INSTANCE is not set: scripts/test knows where the servers are, and starts more of them"
         pytest.fail(missing) if os.environ.get("BRIGADE_TEST_ALL") == "1" else pytest.skip(missing)
-    with own_stack("end-to-end", SHORT_WAITS, keep_logs=lambda: request.session.testsfailed > 0) as own:
+    with own_stack("end-to-end", SHORT_WAITS | ASKS_OFTEN, keep_logs=lambda: request.session.testsfailed > 0) as own:
         yield own
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from deploy.local.stack import Stack
-from tests.end_to_end.load import Account, Books, Progress, Sensors, eventually, forgive
+from tests.end_to_end.load import Account, Books, Progress, Sensors, eventually
 
 PARTS = ("mosquitto", "bridge-0", "kafka", "worker-1", "postgres")
 RECOVERY_SECONDS = 60
@@ -81,32 +81,13 @@ COME_AND_GO = Case(part="worker-1", how=How.COME_AND_GO)
 ALL_AT_ONCE = Case(part="everything", how=How.KILL_ALL)
 
 
-class Scene:
-    """Where a case happens; remembers when Mosquitto was killed."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.broker_killed_us: list[int] = []
-
-    def signal(self, part: str, number: signal.Signals) -> None:
-        if part == "mosquitto" and number is signal.SIGKILL:
-            self.broker_killed_us.append(time.time_ns() // 1_000)
-        self.stack.signal(part, number)
-
-
-def run(stack: Stack, cases: Sequence[Case], folder: Path, *, rate: int = 1_000, strict: bool = False) -> Outcome:
-    """Sensors at work; each fault, and everything moving again; the sensors' goodbye; the account.
-
-    Unless `strict`, what Mosquitto acknowledged in the last moment before its kill counts as unknown: it commits
-    once a turn of its loop, after the PUBACKs of that turn.
-    """
-    books, scene = Books(stack), Scene(stack)
+def run(stack: Stack, cases: Sequence[Case], folder: Path, *, rate: int = 1_000) -> Outcome:
+    """Sensors at work; each fault, and everything moving again; the sensors' goodbye; the account."""
+    books = Books(stack)
     recovery_seconds: dict[str, float] = {}
     with Progress(stack) as progress, Sensors(stack, folder, rate=rate) as sensors:
         assert progress.wait_moving(RECOVERY_SECONDS), "the partitions did not move before the first fault"
-        returned = {str(case): _suffer(scene, case, progress, recovery_seconds) for case in cases}
-    if not strict:
-        forgive(sensors.ledger, scene.broker_killed_us)
+        returned = {str(case): _suffer(stack, case, progress, recovery_seconds) for case in cases}
     account = books.close(sensors.ledger)
     if account.right:
         sensors.ledger.unlink()
@@ -114,84 +95,84 @@ def run(stack: Stack, cases: Sequence[Case], folder: Path, *, rate: int = 1_000,
     return Outcome(account=account, recovery_seconds=recovery_seconds, not_returned=not_returned)
 
 
-def _suffer(scene: Scene, case: Case, progress: Progress, recovery_seconds: dict[str, float]) -> bool:
+def _suffer(stack: Stack, case: Case, progress: Progress, recovery_seconds: dict[str, float]) -> bool:
     begin = time.monotonic()
-    returned = FAULTS[case.how](scene, case)
+    returned = FAULTS[case.how](stack, case)
     moving = progress.wait_moving(RECOVERY_SECONDS)
     recovery_seconds[str(case)] = progress.standstill(begin)
     return returned and moving
 
 
-def _kill(scene: Scene, case: Case) -> bool:
-    return _end(scene, case.part, signal.SIGKILL)
+def _kill(stack: Stack, case: Case) -> bool:
+    return _end(stack, case.part, signal.SIGKILL)
 
 
-def _term(scene: Scene, case: Case) -> bool:
+def _term(stack: Stack, case: Case) -> bool:
     """PostgreSQL's TERM would wait for its clients to leave; INT is what service managers and we send it."""
-    return _end(scene, case.part, signal.SIGINT if case.part == "postgres" else signal.SIGTERM)
+    return _end(stack, case.part, signal.SIGINT if case.part == "postgres" else signal.SIGTERM)
 
 
-def _end(scene: Scene, part: str, number: signal.Signals) -> bool:
+def _end(stack: Stack, part: str, number: signal.Signals) -> bool:
     """Whether the supervisor started it again, with another pid, and it answers."""
-    _signal_and_wait(scene, part, number)
-    return scene.stack.wait_ready(part, seconds=RECOVERY_SECONDS)
+    _signal_and_wait(stack, part, number)
+    return stack.wait_ready(part, seconds=RECOVERY_SECONDS)
 
 
-def _signal_and_wait(scene: Scene, part: str, number: signal.Signals) -> None:
+def _signal_and_wait(stack: Stack, part: str, number: signal.Signals) -> None:
     """Return when the supervisor has started it again."""
-    before = scene.stack.pid(part)
+    before = stack.pid(part)
     assert before, f"{part} does not run"
-    scene.signal(part, number)
-    eventually(lambda: scene.stack.pid(part) not in {0, before}, RECOVERY_SECONDS, f"{part} is not started again")
+    stack.signal(part, number)
+    eventually(lambda: stack.pid(part) not in {0, before}, RECOVERY_SECONDS, f"{part} is not started again")
 
 
-def _kill_beside_frozen(scene: Scene, case: Case) -> bool:
-    scene.signal(case.frozen, signal.SIGSTOP)
+def _kill_beside_frozen(stack: Stack, case: Case) -> bool:
+    stack.signal(case.frozen, signal.SIGSTOP)
     try:
         time.sleep(case.seconds)
-        _signal_and_wait(scene, case.part, signal.SIGKILL)
+        _signal_and_wait(stack, case.part, signal.SIGKILL)
     finally:
-        scene.signal(case.frozen, signal.SIGCONT)
-    return all(scene.stack.wait_ready(part, seconds=RECOVERY_SECONDS) for part in (case.part, case.frozen))
+        stack.signal(case.frozen, signal.SIGCONT)
+    return all(stack.wait_ready(part, seconds=RECOVERY_SECONDS) for part in (case.part, case.frozen))
 
 
-def _freeze(scene: Scene, case: Case) -> bool:
-    before = scene.stack.pid(case.part)
-    scene.signal(case.part, signal.SIGSTOP)
-    try:
-        time.sleep(case.seconds)
-    finally:
-        scene.signal(case.part, signal.SIGCONT)
-    return bool(before) and scene.stack.wait_ready(case.part, seconds=RECOVERY_SECONDS)
-
-
-def _away(scene: Scene, case: Case) -> bool:
-    scene.stack.stop(case.part)
+def _freeze(stack: Stack, case: Case) -> bool:
+    before = stack.pid(case.part)
+    stack.signal(case.part, signal.SIGSTOP)
     try:
         time.sleep(case.seconds)
     finally:
-        scene.stack.start(case.part)
+        stack.signal(case.part, signal.SIGCONT)
+    return bool(before) and stack.wait_ready(case.part, seconds=RECOVERY_SECONDS)
+
+
+def _away(stack: Stack, case: Case) -> bool:
+    stack.stop(case.part)
+    try:
+        time.sleep(case.seconds)
+    finally:
+        stack.start(case.part)
     return True
 
 
-def _kill_all(scene: Scene, _case: Case) -> bool:
+def _kill_all(stack: Stack, _case: Case) -> bool:
     for part in PARTS:
-        scene.signal(part, signal.SIGKILL)
-    return all(scene.stack.wait_ready(part, seconds=RECOVERY_SECONDS) for part in PARTS)
+        stack.signal(part, signal.SIGKILL)
+    return all(stack.wait_ready(part, seconds=RECOVERY_SECONDS) for part in PARTS)
 
 
-def _come_and_go(scene: Scene, case: Case) -> bool:
+def _come_and_go(stack: Stack, case: Case) -> bool:
     """A worker leaves and comes; then both leave, and come back at different times."""
-    scene.stack.stop(case.part)
-    scene.stack.start(case.part)
+    stack.stop(case.part)
+    stack.start(case.part)
     for part in (case.part, "worker-2"):
-        scene.stack.stop(part)
+        stack.stop(part)
     for part in ("worker-2", case.part):
-        scene.stack.start(part)
+        stack.start(part)
     return True
 
 
-FAULTS: dict[How, Callable[[Scene, Case], bool]] = {
+FAULTS: dict[How, Callable[[Stack, Case], bool]] = {
     How.KILL: _kill,
     How.TERM: _term,
     How.FREEZE: _freeze,

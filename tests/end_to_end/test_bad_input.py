@@ -20,7 +20,7 @@ from pipeline.readings import Reason
 from tests.end_to_end.load import eventually, readings_of
 from tests.pipeline.bad_input import ELEMENTS, PAYLOADS, STATUSES, TOPICS, Bad
 
-SECONDS = 30
+SECONDS = 60
 BROKER_LIMIT = 1_048_576
 BRIDGE_LIMIT = 256 * 1024
 KEPT = 64 * 1024
@@ -61,14 +61,14 @@ def outside(bad: Bad) -> bool:
 
 async def publish(stack, messages: list[tuple[str, bytes]]) -> None:
     """Return when the broker has acknowledged all of them."""
-    async with aiomqtt.Client("127.0.0.1", stack.ports["mqtt"], max_inflight_messages=20) as client:
+    async with aiomqtt.Client("127.0.0.1", stack.ports["mqtt"], **stack.mqtt_login, max_inflight_messages=20) as client:
         for topic, payload in messages:
             await client.publish(topic, payload, qos=1)
 
 
 async def is_refused(stack, bad: Bad) -> bool:
     """Whether the broker ends the connection instead of acknowledging."""
-    client = aiomqtt.Client("127.0.0.1", stack.ports["mqtt"], protocol=aiomqtt.ProtocolVersion.V5)
+    client = aiomqtt.Client("127.0.0.1", stack.ports["mqtt"], **stack.mqtt_login, protocol=aiomqtt.ProtocolVersion.V5)
     try:
         async with client:
             await client.publish(bad.topic, bad.payload, qos=1, timeout=5)

@@ -1,21 +1,26 @@
 """A restaurant in a database of its own, and the gateway as a real server on it, with the rights it will have."""
 
+import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import psycopg
 import pytest
-import uvicorn
+from jwt import api_jwt
 
-from gateway.app import create
+from gateway import api_keys, redis_script, tokens
+from gateway.app import create, server
 from gateway.settings import GatewaySettings
 from tests.conftest import drop, execute, with_database
+from tests.gateway import people
 
+REDIS_SECONDS = redis_script.TIMEOUT_SECONDS
 NOW = datetime.now(UTC)
 HOUR = NOW.replace(minute=0, second=0, microsecond=0)
 START = HOUR - timedelta(hours=60)
@@ -91,14 +96,52 @@ def restaurant(postgres: str, migrated: str) -> Iterator[str]:
     drop(postgres, name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patient_with_redis() -> Iterator[None]:
+    """A busy machine's Redis may be late, and then log-ins are refused; that is tested where it is meant."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(redis_script, "TIMEOUT_SECONDS", 30)
+        yield
+
+
+@pytest.fixture
+def impatient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_script, "TIMEOUT_SECONDS", REDIS_SECONDS)
+
+
+class Clock:
+    """By which the gateway judges tokens: stands still, and goes on when it is told."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.fromtimestamp(clock.now, tz)
+
+    monkeypatch.setattr(api_jwt, "datetime", Stopped)
+    monkeypatch.setattr(tokens, "time", clock)
+    monkeypatch.setattr(api_keys, "time", clock)
+    return clock
+
+
 class Served:
     """A gateway on a port of its own, in a thread."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.app = create(settings)
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, access_log=False, server_header=False)
-        )
+        self._server = server(self.app, settings)
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> httpx.Client:
@@ -108,6 +151,8 @@ class Served:
             self._thread.join(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        self.client.app = self.app
+        self.client.server = self._server
         return self.client
 
     def __exit__(self, *_: object) -> None:
@@ -117,8 +162,21 @@ class Served:
 
 
 @contextmanager
-def serving(database_url: str, **settings: object) -> Iterator[httpx.Client]:
-    with Served(GatewaySettings(database_url=database_url, metrics_port=0, port=0, **settings)) as client:
+def serving(database_url: str, users: people.FakeUsers | None = None, **settings: object) -> Iterator[httpx.Client]:
+    """A client that bears an owner's token, of a gateway without limits to speak of."""
+    users = users or people.everyday()
+    usual = {
+        "metrics_port": 0,
+        "port": 0,
+        "users_url": users.url,
+        "internal_secret": people.SECRET,
+        "redis_url": f"redis://{os.environ.get('BRIGADE_TEST_REDIS', '127.0.0.1:1')}/0",
+        "rate_people": 1_000_000,
+        "rate_machines": 1_000_000,
+        "rate_login": 1_000_000,
+    }
+    with Served(GatewaySettings(database_url=database_url, **{**usual, **settings})) as client:
+        client.headers.update(people.bearing(users.token()))
         yield client
 
 
@@ -150,10 +208,11 @@ def scratch(scratch_database: str, scratch_api: httpx.Client) -> Iterator[psycop
     """The superuser's connection to empty tables, for a test to fill; `scratch_api` answers from them."""
     with psycopg.connect(scratch_database, autocommit=True) as connection:
         connection.execute(EMPTY)
+        scratch_api.app.state.directory.forget()
         yield connection
 
 
 def until_ready(client: httpx.Client) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    deadline = datetime.now(UTC) + timedelta(seconds=60)
     while (answer := client.get("/health")).status_code != 200:
         assert datetime.now(UTC) < deadline, answer.text

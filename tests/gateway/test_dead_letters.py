@@ -50,7 +50,7 @@ def test_the_reasons_are_the_pipelines():
 @pytest.mark.parametrize(
     ("parameters", "ids"),
     [
-        ({}, [8, 7, 6, 5, 4, 3, 2, 1]),
+        ({}, [8, 6, 5, 4, 3, 2, 1]),  # 7 came under no topic: it is no site's
         ({"device": "fridge-1"}, [6, 5, 4, 3, 1]),
         ({"device": "unknown-1"}, [8]),
         ({"device": "nobody"}, []),
@@ -74,7 +74,7 @@ def test_pages_are_the_whole(api):
         if "next" not in page.links:
             break
         page = api.get(page.links["next"]["url"])
-    assert ids == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert ids == [8, 6, 5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize(("number", "payload", "text"), [(1, b'{"ts": 1}', '{"ts": 1}'), (2, b"\xff\0", None)])
@@ -97,9 +97,7 @@ def test_a_replay_is_requested_once(api, scratch, number):
     assert api.post(f"{PATH}/{number}/replay").status_code == 409
 
 
-@pytest.mark.parametrize(
-    ("number", "why"), [(3, "beginning"), (4, "resolved"), (5, "under way"), (7, "could not be read")]
-)
+@pytest.mark.parametrize(("number", "why"), [(3, "beginning"), (4, "resolved"), (5, "under way")])
 def test_what_cannot_be_replayed_says_why(api, number, why):
     answer = api.post(f"{PATH}/{number}/replay")
     assert answer.status_code == 409
@@ -107,7 +105,8 @@ def test_what_cannot_be_replayed_says_why(api, number, why):
 
 
 def test_a_letter_that_is_not_there_is_not_found(api):
-    assert api.get(f"{PATH}/99").status_code == api.post(f"{PATH}/99/replay").status_code == 404
+    for number in (99, 7):
+        assert api.get(f"{PATH}/{number}").status_code == api.post(f"{PATH}/{number}/replay").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._flowing.set if flows else self._flowing.clear)
 
     def _run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     async def _stop(self):
         self._server.close()
@@ -188,20 +188,21 @@ def test_clients_that_take_nothing_lose_their_answer_and_leave_room_for_others(
         assert api.get("/api/v1/devices").status_code == 200  # one connection is left to short queries
         away(api.get(LONG))  # streams have no room
         until_streams(api)
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # or the kernel ended it first
             stalled.read()
 
 
 def until_streams(api):
-    deadline = time.monotonic() + 10
-    while api.get(QUERY).status_code != 200:
+    deadline = time.monotonic() + 60
+    while api.get(f"{QUERY}&bucket=raw&limit=1").status_code != 200:
         assert time.monotonic() < deadline
 
 
-def test_the_gateway_may_write_nothing_but_replays(postgres, restaurant, role):
+def test_the_gateway_may_write_nothing_but_replays_names_and_moves(postgres, restaurant, role):
     with psycopg.connect(gateway_url(postgres, urlsplit(restaurant).path[1:], role), autocommit=True) as connection:
         for statement in (
-            "DELETE FROM readings", "INSERT INTO sites (name) VALUES ('x')", "UPDATE dead_letters SET resolved = true",
+            "DELETE FROM readings", "UPDATE sites SET name = 'x'", "UPDATE devices SET name = 'x'",
+            "DELETE FROM sites", "UPDATE dead_letters SET resolved = true",
             "DELETE FROM dead_letters", "UPDATE ledger SET late = 0", "CREATE TABLE x ()", "DELETE FROM marks",
         ):  # fmt: skip
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

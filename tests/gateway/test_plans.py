@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from gateway import dead_letters, devices, ledger, series
+from gateway import dead_letters, devices, ledger, recent, series, stream
 from gateway.database import OPTIONS
 from tests.conftest import drop, execute, with_database
 from tests.gateway.conftest import NOW, ROLL_UPS
@@ -28,7 +28,8 @@ INSERT INTO ledger (hour, device_id, received, stored)
 SELECT h, d, 1, 1 FROM generate_series(now() - INTERVAL '20 days', now(), INTERVAL '2 h') h, generate_series(1, 300) d;
 INSERT INTO dead_letters (received_at, reason, detail, mqtt_topic, payload, payload_size, device_id, kafka_partition,
                           kafka_offset, position, resolved)
-SELECT now() - n * INTERVAL '1 min', CASE WHEN n % 1000 = 0 THEN 'oversized' ELSE 'ts_invalid' END, 'x', 'x', '', 0,
+SELECT now() - n * INTERVAL '1 min', CASE WHEN n % 1000 = 0 THEN 'oversized' ELSE 'ts_invalid' END, 'x',
+       'brigade/v1/' || CASE WHEN n % 2000 = 0 THEN 'rare' ELSE 'seoul-1' END || '/x/readings', '', 0,
        n % 300, 0, n, 0, n % 1000 <> 1
 FROM generate_series(1, 20000) n;
 """
@@ -89,6 +90,14 @@ def test_other_devices_marks_are_left_alone(crowd, query):
         assert rows(lines[n]) <= 4, lines[n]
 
 
+def test_the_last_hours_of_a_site_are_one_index_range_each(crowd):
+    start, end = recent.span(NOW)
+    asked = {"sites": ["seoul-1"], "start": start, "end": end, "step": recent.STEP.total_seconds()}
+    lines = plan(crowd, recent.RECENT, **asked)
+    assert not [line for line in lines if "Seq Scan on _hyper" in line or "Seq Scan on readings" in line]
+    assert len(chunks(lines)) <= 2, chunks(lines)
+
+
 def rows(line):
     return float(line.rpartition("actual rows=")[2].split()[0]) if "actual rows=" in line else 0
 
@@ -96,9 +105,10 @@ def rows(line):
 @pytest.mark.parametrize(
     ("query", "parameters"),
     [
-        (devices.LATEST, {"device": None, "site": 1, "after": "", "limit": 200}),
-        (devices.LATEST, {"device": 7, "site": None, "after": "", "limit": 1}),
-        (devices.DEVICES, {"device": None, "site": None, "online": None, "after": "", "limit": 101}),
+        (devices.LATEST, {"device": None, "sites": ["seoul-1"], "after": "", "limit": 200}),
+        (devices.LATEST, {"device": "fridge-0007", "sites": ["paris-1", "seoul-1"], "after": "", "limit": 1}),
+        (devices.DEVICES, {"device": None, "sites": ["seoul-1"], "online": None, "after": "", "limit": 101}),
+        (stream.STREAM, {"sites": ["seoul-1"], "limit": 300}),
     ],
 )
 def test_latest_values_are_one_index_probe_each(crowd, query, parameters):
@@ -123,12 +133,15 @@ def test_the_ledger_is_read_by_index(crowd):
         {"reason": "oversized"},
         {"resolved": False},
         {"start": NOW - timedelta(hours=1)},
+        {"sites": ["rare"]},
+        {"sites": ["nowhere"]},
+        {"sites": ["rare", "seoul-1"]},
     ],
 )
 def test_dead_letters_are_found_by_index(crowd, parameters):
     everything = {
         "device": None,
-        "site": None,
+        "sites": ["seoul-1"],
         "reason": None,
         "resolved": None,
         "start": None,
@@ -137,3 +150,23 @@ def test_dead_letters_are_found_by_index(crowd, parameters):
     }
     lines = plan(crowd, dead_letters.LIST, **{**everything, "limit": 21, **parameters})
     assert not [line for line in lines if "Seq Scan on dead_letters" in line]
+
+
+@pytest.mark.parametrize("sites", [["rare"], ["nowhere"], ["rare", "nowhere"]])
+def test_a_site_with_few_dead_letters_does_not_read_the_others(crowd, sites):
+    everything = dict.fromkeys(("device", "reason", "resolved", "start", "end", "before"))
+    lines = plan(crowd, dead_letters.LIST, **everything, limit=21, sites=sites)
+    removed = sum(int(line.rpartition(": ")[2]) for line in lines if "Rows Removed" in line)
+    assert removed < 1000, lines
+
+
+def test_a_month_of_hours_is_one_indexed_query(crowd):
+    lines = plan(crowd, series.HOURS, **SERIES, start=NOW - timedelta(days=30))
+    assert not [line for line in lines if "Seq Scan on _hyper" in line]
+    scans = [line for line in lines if re.search(r"Scan.* on _hyper", line) and "never executed" not in line]
+    assert sum(rows(line) for line in scans) <= 2 * 30 * 24
+
+
+def test_a_device_is_found_by_its_name(crowd):
+    lines = plan(crowd, devices.DEVICE, device="fridge-0007", sites=["seoul-1"])
+    assert not [line for line in lines if "Seq Scan on devices" in line or "Seq Scan on device_metrics" in line]

@@ -130,8 +130,9 @@ def test_no_path_is_the_gateways_fault(api, name, path):
 )  # fmt: skip
 def test_bytes_no_client_library_sends_are_answered(api, target):
     base = urlsplit(str(api.base_url))
-    with socket.create_connection((base.hostname, base.port), timeout=10) as connection:
-        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    bearer = f"Authorization: {api.headers['authorization']}\r\n".encode()
+    with socket.create_connection((base.hostname, base.port), timeout=60) as connection:
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n" + bearer + b"Connection: close\r\n\r\n")
         answer = b""
         while part := connection.recv(65536):
             answer += part

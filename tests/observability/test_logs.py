@@ -1,5 +1,8 @@
 import json
 import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 import structlog
@@ -55,3 +58,47 @@ def test_what_json_does_not_know_is_written_as_text(capsys):
     logs.configure("bridge", "INFO")
     structlog.get_logger().info("odd", value={1, 2})
     assert json.loads(capsys.readouterr().out)["value"] == "{1, 2}"
+
+
+def test_a_thread_s_line_bears_the_service_too(capsys):
+    logs.configure("bridge", "INFO", ordinal=3)
+    thread = threading.Thread(target=lambda: structlog.get_logger().info("heard"))
+    thread.start()
+    thread.join()
+    event = json.loads(capsys.readouterr().out)
+    assert (event["service"], event["ordinal"]) == ("bridge", 3)
+
+
+def test_a_library_s_line_names_its_logger_and_ours_does_not(capsys):
+    logs.configure("bridge", "INFO")
+    logging.getLogger("aiokafka.conn").error("lost")
+    structlog.get_logger("pipeline").error("lost")
+    library, ours = map(json.loads, capsys.readouterr().out.splitlines())
+    assert library["logger"] == "aiokafka.conn"
+    assert "logger" not in ours
+
+
+def test_what_clients_tell_at_debug_is_not_written(capsys):
+    logs.configure("gateway", "DEBUG")
+    logging.getLogger("httpcore.http11").debug("send_request_headers authorization: Bearer hush")
+    assert capsys.readouterr().out == ""
+
+
+def test_warnings_and_errors_are_remembered_and_the_last_twenty_only(capsys):
+    logs.configure("bridge", "INFO")
+    logs.RECENT.clear()
+    structlog.get_logger().info("started")
+    for number in range(25):
+        structlog.get_logger().warning("kafka_away", why=f"refused {number}")
+    assert len(logs.RECENT) == 20
+    assert logs.RECENT[-1]["reason"] == "refused 24"
+    assert logs.RECENT[-1].keys() == {"timestamp", "level", "event", "reason"}
+
+
+def test_what_nobody_caught_is_one_line():
+    code = "from observability import logs; logs.configure('lag', 'INFO'); int('why')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    event = json.loads(done.stdout)
+    assert (done.returncode, event["event"], event["level"], event["service"]) == (1, "died", "critical", "lag")
+    assert "ValueError: invalid literal" in event["exception"]
+    assert done.stderr == ""

@@ -8,7 +8,7 @@ from observability.web import serve
 
 
 def get(port, path, method="GET", **headers):
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()

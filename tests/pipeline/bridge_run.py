@@ -25,6 +25,8 @@ from pipeline.settings import KafkaSettings
 from tests.pipeline.bridge_servers import OwnServers, _free_ports
 
 REPOSITORY = Path(__file__).parents[2]
+SECONDS = 120
+"""For what will come; what must come soon says how soon."""
 
 
 class Run:
@@ -49,6 +51,7 @@ class Run:
         return bridge
 
     def client(self, client_id: str, **options: object) -> Client:
+        options = {**self.servers.account, **options}
         return Client("127.0.0.1", self.servers.mqtt_port, f"{client_id}-{self.unique}", **options)
 
     def device(self, number: int = 0) -> str:
@@ -76,11 +79,11 @@ class Run:
         try:
             for partition in range(self.kafka.partitions):
                 place = TopicPartition(self.topic, partition, 0)
-                _, end = consumer.get_watermark_offsets(place, timeout=10)
+                _, end = consumer.get_watermark_offsets(place, timeout=SECONDS)
                 consumer.assign([place])
                 offset = 0
                 while offset < end:
-                    record = consumer.poll(10)
+                    record = consumer.poll(SECONDS)
                     assert record is not None
                     assert record.error() is None
                     offset = record.offset() + 1
@@ -95,7 +98,7 @@ class Run:
         """The numbers that `messages` gave its payloads, sorted; each as often as it is stored."""
         return sorted(int(message.payload.split(b" ")[0]) for _, message in self.stored())
 
-    def wait_for(self, count: int, seconds: float = 60) -> list[int]:
+    def wait_for(self, count: int, seconds: float = SECONDS) -> list[int]:
         """The numbers, when so many different ones are stored."""
         found: list[int] = []
 
@@ -127,6 +130,8 @@ class Bridge:
             "topic_prefix": run.kafka.topic_prefix,
             "partitions": run.kafka.partitions,
             "mqtt_port": run.servers.mqtt_port,
+            "mqtt_user": run.servers.account["user"],
+            "mqtt_password": run.servers.account["password"],
             "bridge_group": run.unique,
             "bridge_client_id": f"bridge-{run.unique}",
             "bridge_port": self.port,
@@ -145,7 +150,7 @@ class Bridge:
 
     def ready(self) -> "Bridge":
         """Return when it says that it is."""
-        assert wait_until(self.is_ready, 60, while_true=lambda: self._process.poll() is None), self.said()
+        assert wait_until(self.is_ready, SECONDS, while_true=lambda: self._process.poll() is None), self.said()
         return self
 
     def is_ready(self) -> bool:
@@ -158,13 +163,17 @@ class Bridge:
             return False
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+        samples = [s for family in text_string_to_metric_families(self.metrics()) for s in family.samples]
         return next(s.value for s in samples if s.name == f"pipeline_bridge_{name}")
 
-    def wait(self, condition: "Callable[[Bridge], bool]", seconds: float = 60) -> None:
-        assert wait_until(lambda: condition(self), seconds), self.said()
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=SECONDS) as answer:
+            return answer.read().decode()
+
+    def wait(self, condition: "Callable[[Bridge], bool]", seconds: float = SECONDS) -> None:
+        if not wait_until(lambda: condition(self), seconds):
+            told = [line for line in self.metrics().splitlines() if line.startswith("pipeline_bridge")]
+            raise AssertionError("\n".join([f"not within {seconds} s:", *told]))
 
     def said(self) -> str:
         return self.log.read_text()
@@ -177,10 +186,10 @@ class Bridge:
         """Its exit code, and the seconds it took."""
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(60)
+        code = self._process.wait(SECONDS)
         return code, time.monotonic() - began
 
-    def exit_code(self, seconds: float = 60) -> int:
+    def exit_code(self, seconds: float = SECONDS) -> int:
         return self._process.wait(seconds)
 
     def kill(self) -> None:

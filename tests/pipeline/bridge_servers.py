@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from deploy.local import jars, roots, servers
-from deploy.local.layout import PORTS, Instance, cache_folder
+from deploy.local.layout import PORTS, Instance, Passwords, cache_folder
 from deploy.local.ready import ready, wait_until
+from pipeline.install.broker import ANY_DEVICE
 
 
 class OwnServer:
@@ -20,24 +21,28 @@ class OwnServer:
 
     def __init__(self, name: str, instance: Instance) -> None:
         self.name = name
-        self._instance = instance
+        self.instance = instance
         self._server = next(server for server in servers.SERVERS if server.name == name)
         self._sandbox: subprocess.Popen[bytes] | None = None
-        box = self._server.sandbox(instance)
+        self.first_start()
+
+    def first_start(self) -> None:
+        """Make what it needs and has not."""
+        box = self._server.sandbox(self.instance)
         box.own()
-        self._server.first_start(instance, box)
+        self._server.first_start(self.instance, box)
 
     def start(self) -> None:
         if self._sandbox is not None:
             return
-        log = self._instance.state / f"{self.name}.log"
+        log = self.instance.state / f"{self.name}.log"
         with log.open("ab") as output:
-            command = servers.command(self._server, self._instance)
+            command = servers.command(self._server, self.instance)
             self._sandbox = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        assert wait_until(self.ready, 60), f"{self.name} did not start:\n{log.read_text()[-2000:]}"
+        assert wait_until(self.ready, 180), f"{self.name} did not start:\n{log.read_text()[-2000:]}"
 
     def ready(self) -> bool:
-        return ready(self.name, self._instance)
+        return ready(self.name, self.instance)
 
     def send(self, number: signal.Signals) -> None:
         assert self._sandbox is not None
@@ -48,21 +53,25 @@ class OwnServer:
         """Return when it has ended, by that signal."""
         if self._sandbox is not None:
             self.send(number)
-            self._sandbox.wait(30)
+            self._sandbox.wait(120)
             self._sandbox = None
+
+
+class OwnMosquitto(OwnServer):
+    """A broker alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.instance = own_instance(folder)
+        self.port = self.instance.ports["mqtt"]
+        super().__init__("mosquitto", self.instance)
 
 
 class OwnServers:
     def __init__(self, folder: Path) -> None:
-        ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
-        instance = Instance(name=f"own-{secrets.token_hex(3)}", cache=cache_folder(), state=folder, ports=ports)
-        missing = [place for place in _needed(instance) if not place.exists()]
-        if missing:
-            _cannot(f"scripts/test makes them: {', '.join(map(str, missing))}")
-        instance.logs.mkdir(parents=True)
-        servers.configure(instance)
-        self.mqtt_port = ports["mqtt"]
-        self.kafka_address = f"127.0.0.1:{ports['kafka']}"
+        instance = own_instance(folder)
+        self.mqtt_port = instance.ports["mqtt"]
+        self.kafka_address = f"127.0.0.1:{instance.ports['kafka']}"
+        self.account = {"user": ANY_DEVICE, "password": Passwords.of(instance).mqtt_any_device}
         self.mosquitto = OwnServer("mosquitto", instance)
         self.kafka = OwnServer("kafka", instance)
 
@@ -73,6 +82,18 @@ class OwnServers:
     def end(self) -> None:
         self.mosquitto.end()
         self.kafka.end(signal.SIGKILL)
+
+
+def own_instance(folder: Path) -> Instance:
+    """With every port free, and the servers configured."""
+    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+    instance = Instance(name=f"own-{secrets.token_hex(3)}", cache=cache_folder(), state=folder, ports=ports)
+    missing = [place for place in _needed(instance) if not place.exists()]
+    if missing:
+        _cannot(f"scripts/test makes them: {', '.join(map(str, missing))}")
+    instance.logs.mkdir(parents=True)
+    servers.configure(instance)
+    return instance
 
 
 def _needed(instance: Instance) -> list[Path]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline import packs
 from pipeline.bridge.forwarding import (
+    BUSY,
     REMEMBERED_TOPIC_LENGTH,
     REMEMBERED_TOPICS,
     Forwarder,
@@ -167,6 +168,24 @@ async def test_a_flush_waits_for_the_linger_or_for_enough(kafka):
     assert [len(pack) for _, pack, *_ in kafka.records] == [packs.MAX_MESSAGES, 1]
     forwarder.forward([message(i + 1, payload=b"x" * 250_000) for i in range(4)])
     assert [len(pack) for _, pack, *_ in kafka.records[2:]] == [3, 1]
+
+
+async def test_a_flush_waits_twice_as_long_while_many_messages_come(kafka, monkeypatch):
+    waits = []
+    monkeypatch.setattr(
+        asyncio.get_running_loop(), "call_later", lambda seconds, _: waits.append(seconds) or FakeTimer()
+    )
+    forwarder = Forwarder(settings(bridge_linger_seconds=0.02), kafka.send)
+    forwarder.join(FakeMqtt())
+    for count in (1, BUSY + 1, 1, 1):
+        forwarder.forward([message(i + 1) for i in range(count)])
+        forwarder.flush()
+    assert waits == [0.02, 0.02, 0.04, 0.02]
+
+
+class FakeTimer:
+    def cancel(self):
+        pass
 
 
 async def test_a_cut_payload_is_marked_in_its_place(forwarder, kafka):

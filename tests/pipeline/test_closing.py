@@ -38,8 +38,8 @@ INSERT INTO readings (device_id, metric_id, ts, received_at, value) VALUES (%s, 
 ON CONFLICT DO NOTHING"""
 
 MARK = """
-INSERT INTO marks (level, partition, bucket, device_id) VALUES (0, %s, to_timestamp(%s), %s)
-ON CONFLICT DO NOTHING"""
+INSERT INTO marks (level, partition, bucket, device_id, closings) VALUES (0, %s, to_timestamp(%s), %s, %s)
+ON CONFLICT (level, device_id, bucket) DO UPDATE SET closings = excluded.closings"""
 
 RECOUNT = """
 SELECT r.device_id, r.metric_id,
@@ -125,7 +125,7 @@ class Worker:
         new = sorted(position.unmarked(found[0], pairs))
         await database.cursor().executemany(
             MARK,
-            [(partition, minute * 60, device) for minute, device in new],
+            [(partition, minute * 60, device, found[0]) for minute, device in new],
         )
         await asyncio.sleep(pause)
         return pairs, found[0]
@@ -215,7 +215,7 @@ async def test_minutes_whose_rows_are_gone_keep_their_values(installation: Insta
         await it.close_all()
         before = installation.rolled_up("minute")
         installation.connection.execute("DELETE FROM readings")
-        installation.connection.execute(MARK, (0, NOON.timestamp(), 1))
+        installation.connection.execute(MARK, (0, NOON.timestamp(), 1, 0))
         assert await it.close_all() == 1
         assert installation.rolled_up("minute") == before
 
@@ -242,9 +242,24 @@ async def test_a_minute_that_has_just_ended_does_not_wait_for_the_look_at_all(in
 async def test_many_pairs_are_closed_in_slices(installation: Installation) -> None:
     async with worker(installation.url) as it:
         await it.write(0, [(1, 1, NOON + timedelta(minutes=m), 1.0) for m in range(450)])
-        await it.closer.close_due(LATER)
-        assert it.positions[0].closings == 3
+        assert await it.close_all() > 450  # how many go into a slice depends on the machine
+        assert it.positions[0].closings >= 3
         assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+@pytest.mark.parametrize(
+    ("taken", "size", "seconds", "then"),
+    [
+        (10, 10, 0.001, 20),  # quick: twice as many, no more
+        (200, 200, 0.001, 200),  # never more than a slice holds
+        (10, 10, 1.0, 2),  # slow: as many as fit
+        (1, 1, 9.0, 1),  # at least one
+        (3, 100, 0.001, 200),  # few were due, and quick
+        (40, 100, 1.0, 8),  # few were due, and slow
+    ],
+)
+def test_a_slice_is_as_large_as_it_is_quick(taken: int, size: int, seconds: float, then: int) -> None:
+    assert closing.next_slice(taken, size, seconds, _with_take("")) == then
 
 
 async def test_a_slice_that_takes_too_long_is_halved(
@@ -256,15 +271,21 @@ async def test_a_slice_that_takes_too_long_is_halved(
         SELECT taken.* FROM taken, slow"""
     monkeypatch.setattr(closing, "MINUTES", _with_take(slow))
     monkeypatch.setattr(closing, "LEVELS", (closing.MINUTES,))
-    async with worker(installation.url, statement_timeout_seconds=0.2) as it:
-        await it.write(0, [(1, 1, NOON + timedelta(minutes=m), 1.0) for m in range(150)])
+    async with worker(installation.url, statement_timeout_seconds=1) as it:
+        await it.write(0, [(1, 1, NOON + timedelta(minutes=m), 1.0) for m in range(300)])
         await it.close_all()
         assert installation.rolled_up("minute") == installation.recount("minute")
 
 
 def _with_take(take: str) -> closing.Level:
     return closing.Level(
-        number=0, name="minute", shortest=timedelta(minutes=1), slice=200, take=take, compute=closing.COMPUTE_MINUTES
+        number=0,
+        name="minute",
+        shortest=timedelta(minutes=1),
+        slice=200,
+        seconds=0.2,
+        take=take,
+        compute=closing.COMPUTE_MINUTES,
     )
 
 
@@ -275,7 +296,7 @@ async def test_only_the_chunks_concerned_are_read(installation: Installation) ->
             **closing._spans([(1, NOON, NOON + timedelta(minutes=1))]),
             "partition": 0,
             "aggregates": "a",
-            "revision": 1,
+            "closings": 1,
         }
         database = await it.writing.get()
         plan = await (
@@ -321,7 +342,7 @@ async def test_a_closing_between_two_of_ours_is_noticed(installation: Installati
         await it.write(0, [(1, 1, NOON, 1.0)])
         await other.own([0])
         await other.close_all()
-        installation.connection.execute(MARK, (0, LONG_BEFORE.timestamp(), 1))
+        installation.connection.execute(MARK, (0, LONG_BEFORE.timestamp(), 1, 0))
         await it.close_all()
         await it.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
         assert installation.one("SELECT bucket FROM marks WHERE level = 0") == NOON
@@ -343,7 +364,10 @@ async def test_the_writer_does_not_wait_for_our_closing_to_be_remembered(
         assert (position.closings, len(position.marked)) == (1, 1)
 
 
-async def test_the_closer_waits_for_its_own_writer_to_notice_its_commit(installation: Installation) -> None:
+async def test_the_closer_waits_for_its_own_writer_to_notice_its_commit(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "WRITER_SECONDS", 30)
     async with worker(installation.url) as it:
         await it.write(0, [(1, 1, NOON, 1.0)])
         writing = asyncio.create_task(it.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)], pause=0.05))
@@ -351,6 +375,57 @@ async def test_the_closer_waits_for_its_own_writer_to_notice_its_commit(installa
         assert await it.closer.close_due(LATER) > 0
         await writing
         await it.close_all()
+        assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+class Slow(Closer):
+    """Holds what it computed until it is told."""
+
+    async def _compute(self, *arguments):
+        computed = await super()._compute(*arguments)
+        self.computed.set()
+        await self.go.wait()
+        return computed
+
+
+def slow_down(closer: Closer) -> None:
+    closer.__class__ = Slow
+    closer.computed, closer.go = asyncio.Event(), asyncio.Event()
+
+
+async def test_a_writer_does_not_wait_for_minutes_and_what_it_writes_meanwhile_is_computed_again(
+    installation: Installation,
+) -> None:
+    async with worker(installation.url) as it:
+        await it.write(0, [(1, 1, NOON, 1.0)])
+        slow_down(it.closer)
+        closing_it = asyncio.create_task(it.closer.close_due(LATER))
+        await it.closer.computed.wait()
+        async with asyncio.timeout(30):  # it would wait for ever
+            await it.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        it.closer.go.set()
+        await closing_it
+        assert installation.one("SELECT count(*) FROM marks WHERE level = 0") == 1
+        assert installation.rolled_up("minute", now="_now") == installation.recount("minute")
+        await it.close_all()
+        assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+async def test_what_a_worker_computed_before_it_lost_its_partition_is_thrown_away(installation: Installation) -> None:
+    async with worker(installation.url) as zombie, worker(installation.url) as owner:
+        await zombie.write(0, [(1, 1, NOON, 1.0)])
+        slow_down(zombie.closer)
+        computing = asyncio.create_task(zombie.closer.close_due(LATER))
+        await zombie.closer.computed.wait()
+        await owner.own([0])
+        await owner.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        closing_it = asyncio.create_task(owner.close_all())
+        async with asyncio.timeout(30):
+            while installation.one("SELECT closings FROM ingest_offsets WHERE partition = 0") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # the database tells no event
+        zombie.closer.go.set()
+        assert await computing == 0
+        assert await closing_it > 0
         assert installation.rolled_up("minute") == installation.recount("minute")
 
 
@@ -362,14 +437,22 @@ class Hesitant(Closer):
         await asyncio.sleep(random.choice((0, 0, 0.01, 0.03)))
         return found
 
-    async def _close_slice(self, *arguments):
+    async def _compute(self, *arguments):
         await asyncio.sleep(random.choice((0, 0.005)))
-        return await super()._close_slice(*arguments)
+        computed = await super()._compute(*arguments)
+        await asyncio.sleep(random.choice((0, 0, 0, 0.02)))
+        return computed
+
+
+CLOSINGS = "SELECT sum(closings) FROM ingest_offsets"
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_two_workers_in_each_others_way_lose_nothing(installation: Installation, seed: int) -> None:
+async def test_two_workers_in_each_others_way_lose_nothing(
+    installation: Installation, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Partitions go to and fro without either being told; minutes are closed while they are written."""
+    monkeypatch.setattr(closing, "REST", 0.0)
     randomly = random.Random(seed)
     random.seed(seed)
     async with worker(installation.url, (0, 1, 2)) as one_, worker(installation.url, (0, 1, 2)) as other:
@@ -377,19 +460,22 @@ async def test_two_workers_in_each_others_way_lose_nothing(installation: Install
             it.closer.__class__ = Hesitant
         stop = asyncio.Event()
         closers = [asyncio.create_task(_keep_closing(it, stop)) for it in (one_, other)]
-        await asyncio.gather(*(_keep_writing(it, randomly, 60) for it in (one_, other)))
+        await asyncio.gather(*(_keep_writing(it, randomly, installation) for it in (one_, other)))
         stop.set()
         await asyncio.gather(*closers)
         await one_.own((0, 1, 2))
         await one_.close_all()
     assert installation.one("SELECT count(*) FROM marks") == 0
-    assert installation.one("SELECT sum(closings) FROM ingest_offsets") > 15
+    assert installation.one(CLOSINGS) > 15
     for size in TABLES:
         assert installation.rolled_up(size) == installation.recount(size) != []
 
 
-async def _keep_writing(it: Worker, randomly: random.Random, batches: int) -> None:
-    for batch in range(batches):
+async def _keep_writing(it: Worker, randomly: random.Random, installation: Installation) -> None:
+    """Sixty batches, and more until enough was closed between them: how often that is depends on the machine."""
+    for batch in range(600):
+        if batch >= 60 and installation.one(CLOSINGS) > 15:
+            break
         if batch % 6 == 0:
             partition = randomly.randrange(3)
         rows = [
@@ -428,7 +514,10 @@ moments = st.builds(
     lambda edge, minutes, us: edge + timedelta(minutes=minutes, microseconds=us),
     st.sampled_from(EDGES), st.integers(-200, 200), st.integers(0, 59_999_999),
 )  # fmt: skip
-values = st.one_of(st.sampled_from([0.0, -0.0, 1e-9, 1e15, -1e15]), st.floats(-1e6, 1e6).map(lambda v: round(v, 3)))
+# Eighths up to 2⁴³: a hundred of them have one sum, in whatever order they are added; floats in general have not.
+values = st.one_of(
+    st.sampled_from([0.0, -0.0, 0.125, 2.0**43, -(2.0**43)]), st.integers(-8_000_000, 8_000_000).map(lambda n: n / 8)
+)
 batches = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), moments, values), min_size=1, max_size=20)
 
 

@@ -46,7 +46,7 @@ def values(connection, query):
     return [value for (value,) in connection.execute(query)]
 
 
-def until(condition, seconds=15):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"

@@ -265,7 +265,7 @@ async def test_publish_keeps_to_the_brokers_window_and_counts_what_it_took():
 
 
 async def test_a_fast_publisher_and_a_subscriber_on_a_real_broker(mqtt, unique):
-    host, port = mqtt
+    host, port, user, password = mqtt
     topic, received, complete = f"test/{unique}", [], asyncio.Event()
 
     def receive(messages):
@@ -274,8 +274,9 @@ async def test_a_fast_publisher_and_a_subscriber_on_a_real_broker(mqtt, unique):
         if len(received) >= 20_000:
             complete.set()
 
-    subscriber = Client(host, port, f"subscriber-{unique}", receive=receive, clean_start=True, gather_seconds=0.005)
-    publisher = Client(host, port, f"publisher-{unique}", clean_start=True)
+    options = {"user": user, "password": password, "clean_start": True}
+    subscriber = Client(host, port, f"subscriber-{unique}", receive=receive, gather_seconds=0.005, **options)
+    publisher = Client(host, port, f"publisher-{unique}", **options)
     async with subscriber, publisher:
         await subscriber.subscribe(topic)
         messages = [(topic, b"%d" % i) for i in range(20_000)]

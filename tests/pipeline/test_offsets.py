@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from pipeline import topics as kafka_topics
+from tests.pipeline.deleted_topics import make_again
 
 
 @pytest.fixture
@@ -88,15 +88,7 @@ async def test_show_finds_a_table_that_is_ahead(offsets, table, topics, group):
 async def test_a_topic_created_again_is_shown_and_reset_goes_on_with_it(offsets, table, topics, group):
     await produce(topics, 4)
     stand(table, topics, group, 2, 3, 4)
-    admin = AdminClient({"bootstrap.servers": topics.settings.kafka_bootstrap_servers, "log_level": 0})
-    admin.delete_topics([topics.raw])[topics.raw].result()
-    for _ in range(50):
-        await asyncio.sleep(0.1)
-        try:
-            kafka_topics.create(topics.settings)
-            break
-        except kafka_topics.TopicsError:
-            continue
+    make_again(topics.settings, topics.raw)
     await produce(topics, 5)
     done = await asyncio.to_thread(offsets, "show", "--json")
     assert done.returncode == 1
@@ -127,8 +119,9 @@ async def test_reset_refuses_while_a_worker_is_active(offsets, table, topics, gr
     async with AIOKafkaConsumer(
         topics.raw, bootstrap_servers=topics.settings.kafka_bootstrap_servers, group_id=group
     ) as consumer:
-        while not consumer.assignment():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while not consumer.assignment():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         done = await asyncio.to_thread(offsets, "reset", "--to", "earliest", "--yes")
     assert done.returncode == 1
     assert "has 1 active workers: stop them first" in done.stderr

@@ -142,8 +142,9 @@ async def test_nobody_answering_is_an_outage_with_one_line_and_metrics(settings,
     away = WorkerSettings(database_url="postgresql://nobody@127.0.0.1:1/none")
     connection = Connection(away, "away", retrying=lambda: touched.append(1))
     waiting = asyncio.create_task(fails(connection, []))
-    while len(touched) < 3:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while len(touched) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert patience.UP.labels("away")._value.get() == 0
     connection.conninfo = patience.conninfo(settings)
     assert await waiting == 1
@@ -184,9 +185,9 @@ import os, psycopg, signal, sys
 from psycopg import sql
 connection = psycopg.connect(sys.argv[1], application_name=sys.argv[2], autocommit=True)
 with connection.transaction(), connection.cursor() as cursor:
-    cursor.execute(f"SET LOCAL statement_timeout = {sys.argv[3]}")
-    cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {sys.argv[3]}")
     cursor.execute("UPDATE ingest_offsets SET next_offset = 7 WHERE partition = 0")
+    cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {sys.argv[3]}")
+    cursor.execute(f"SET LOCAL statement_timeout = {sys.argv[3]}")
     with cursor.copy("COPY readings (ts, received_at, value, device_id, metric_id) FROM STDIN") as copy:
         copy.write("2026-11-23 00:00Z\\t2026-11-23 00:00Z\\t1\\t1\\t1\\n")
         print("inside", flush=True)
@@ -220,12 +221,12 @@ async def advance(connection):
 async def test_a_worker_frozen_inside_copy_is_ended_by_who_waits_for_it(settings, database):
     with frozen_inside_copy(database, patience.APPLICATION, 500) as process:
         async with Connection(settings, "test") as connection:
-            number = await asyncio.wait_for(advance(connection), 15)
+            number = await asyncio.wait_for(advance(connection), 60)
         assert number >= patience.LOCK_TIMEOUTS + 1
         with psycopg.connect(database) as other:
             assert other.execute("SELECT next_offset FROM ingest_offsets").fetchone() == (2,)
         process.send_signal(signal.SIGCONT)
-        told, trouble = process.communicate(timeout=20)
+        told, trouble = process.communicate(timeout=120)
         assert told == ""
         assert "OperationalError" in trouble or "AdminShutdown" in trouble
         with psycopg.connect(database) as other:
@@ -238,5 +239,5 @@ async def test_another_programs_session_is_never_ended(settings, database):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(advance(connection), 3)
         process.send_signal(signal.SIGCONT)
-        told, trouble = process.communicate(timeout=20)
+        told, trouble = process.communicate(timeout=120)
         assert told == "thawed and committed\n", trouble

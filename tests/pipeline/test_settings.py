@@ -97,3 +97,7 @@ def test_a_misspelt_variable_is_told():
     names = ["BRIGADE_PAST_LIMT_DAYS", "BRIGADE_PAST_LIMIT_DAYS", "BRIGADE_GATEWAY_PORT", "BRIGADE_CACHE", "PATH"]
     (line,) = misspelt(names)
     assert line == "BRIGADE_PAST_LIMT_DAYS is no setting and is ignored; did you mean BRIGADE_PAST_LIMIT_DAYS?"
+    assert misspelt(["BRIGADE_SECRETS"]) == []
+    assert misspelt(["BRIGADE_SECRET"]) == [
+        "BRIGADE_SECRET is no setting and is ignored; did you mean BRIGADE_SECRETS?"
+    ]

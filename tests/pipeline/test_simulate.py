@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -39,6 +40,7 @@ from pipeline.simulate.messages import (
     array_of,
 )
 from pipeline.simulate.restaurant import KINDS, Hours, Values
+from tests.conftest import Mqtt
 
 NIGHT = 1_795_046_400.0  # 2026-11-19, midnight UTC
 NOW_US = int(NIGHT) * US + 123_456
@@ -203,20 +205,28 @@ def test_devices_are_named_by_their_site() -> None:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110, any effect can be waited for
             await asyncio.sleep(0.01)
+
+
+def address(mqtt: Mqtt) -> Broker:
+    return Broker(host=mqtt.host, port=mqtt.port, user=mqtt.user, password=mqtt.password)
 
 
 class Proxy:
     """Between the simulator and the broker: can go away, and can keep the broker's answers to itself."""
 
-    def __init__(self, broker: tuple[str, int]) -> None:
+    def __init__(self, broker: Mqtt) -> None:
         self._broker = broker
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.silent = False
+
+    @property
+    def address(self) -> Broker:
+        return replace(address(self._broker), port=self.port)
 
     async def listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -229,7 +239,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_broker, to_broker = await asyncio.open_connection(*self._broker)
+        from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
         self._writers |= {writer, to_broker}
         for part in (self._pipe(reader, to_broker, up=True), self._pipe(from_broker, writer, up=False)):
             self._tasks.add(asyncio.create_task(part))
@@ -243,7 +253,7 @@ class Proxy:
 
 
 @pytest.fixture
-async def proxy(mqtt: tuple[str, int]) -> AsyncIterator[Proxy]:
+async def proxy(mqtt: Mqtt) -> AsyncIterator[Proxy]:
     proxy = Proxy(mqtt)
     await proxy.listen()
     yield proxy
@@ -253,14 +263,14 @@ async def proxy(mqtt: tuple[str, int]) -> AsyncIterator[Proxy]:
 class Heard:
     """Every message of a site, by a subscriber of its own."""
 
-    def __init__(self, mqtt: tuple[str, int], site: str) -> None:
+    def __init__(self, mqtt: Mqtt, site: str) -> None:
         self._mqtt, self._site = mqtt, site
         self.messages = Counter[tuple[str, bytes]]()
         self.statuses: dict[str, list[bytes]] = {}
 
     async def __aenter__(self) -> Self:
-        host, port = self._mqtt
-        self._client = aiomqtt.Client(host, port, protocol=aiomqtt.ProtocolVersion.V5)
+        host, port, user, password = self._mqtt
+        self._client = aiomqtt.Client(host, port, username=user, password=password, protocol=aiomqtt.ProtocolVersion.V5)
         await self._client.__aenter__()
         await self._client.subscribe(f"brigade/v1/{self._site}/#", qos=1)
         self._task = asyncio.create_task(self._listen())
@@ -294,14 +304,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-async def test_every_acknowledged_publish_was_received(mqtt: tuple[str, int], unique: str, tmp_path: Path) -> None:
+async def test_every_acknowledged_publish_was_received(mqtt: Mqtt, unique: str, tmp_path: Path) -> None:
     faults = Faults(malformed=0.1, duplicates=0.1, late=0.1, offline=0.3)
     settled: list[Publish] = []
     plan = Plan(sites=(unique,), devices=20, every=0.02, messages=800, gap=0.1, faults=faults)
     file = tmp_path / "ledger.jsonl"
     async with Heard(mqtt, unique) as heard:
         async with LedgerFile(file) as ledger:
-            await run(plan, Broker(host=mqtt[0], port=mqtt[1]), lambda p: (ledger.write(p), settled.append(p)))
+            await run(plan, address(mqtt), lambda p: (ledger.write(p), settled.append(p)))
         await heard.until(sent_by(settled, Outcome.ACKNOWLEDGED))
         await eventually(heard.all_offline)
         assert set(heard.messages) <= {(p.topic, p.payload) for p in settled}
@@ -313,11 +323,11 @@ async def test_every_acknowledged_publish_was_received(mqtt: tuple[str, int], un
     assert sum(statuses.count(b"online") for statuses in heard.statuses.values()) > 20
 
 
-async def test_when_the_broker_comes_back_everything_is_sent(proxy: Proxy, mqtt: tuple[str, int], unique: str) -> None:
+async def test_when_the_broker_comes_back_everything_is_sent(proxy: Proxy, mqtt: Mqtt, unique: str) -> None:
     settled: list[Publish] = []
     plan = Plan(sites=(unique,), devices=5, every=0.01, duration=4, faults=NO_FAULTS)
     async with Heard(mqtt, unique) as heard:
-        living = asyncio.create_task(run(plan, Broker(host="127.0.0.1", port=proxy.port), settled.append))
+        living = asyncio.create_task(run(plan, proxy.address, settled.append))
         await eventually(lambda: len(settled) >= 100)
         proxy.silent = True  # the broker has messages whose PUBACK never arrives
         before = heard.messages.total()
@@ -334,13 +344,32 @@ async def test_when_the_broker_comes_back_everything_is_sent(proxy: Proxy, mqtt:
     assert any(p.kind is Kind.ARRAY for p in settled)
 
 
+async def test_what_was_acknowledged_just_before_the_connection_broke_is_sent_again_and_settled_once(
+    proxy: Proxy, mqtt: Mqtt, unique: str
+) -> None:
+    """A broker that is killed may have acknowledged what it had not on disk yet."""
+    settled: list[Publish] = []
+    plan = Plan(sites=(unique,), devices=5, every=0.01, duration=4, faults=NO_FAULTS)
+    async with Heard(mqtt, unique) as heard:
+        living = asyncio.create_task(run(plan, proxy.address, settled.append))
+        await eventually(lambda: len(settled) >= 100)
+        await proxy.go_away()
+        doubted = {(p.topic, p.payload) for p in settled if p.acked_us and p.acked_us > settled[-1].acked_us - 500_000}
+        await proxy.listen()
+        await eventually(lambda: all(heard.messages[message] == 2 for message in doubted))
+        restaurant = await living
+    assert len(doubted) > 20
+    assert len({id(publish) for publish in settled}) == len(settled)
+    assert restaurant.outcomes[Outcome.ACKNOWLEDGED] == len(settled)
+
+
 async def test_what_the_broker_never_answered_is_unknown_and_what_never_left_has_failed(
-    proxy: Proxy, mqtt: tuple[str, int], unique: str
+    proxy: Proxy, mqtt: Mqtt, unique: str
 ) -> None:
     settled: list[Publish] = []
     plan = Plan(sites=(unique,), devices=1, every=0.005, duration=2, goodbye=0.1, faults=NO_FAULTS)
     async with Heard(mqtt, unique) as heard:
-        living = asyncio.create_task(run(plan, Broker(host="127.0.0.1", port=proxy.port), settled.append))
+        living = asyncio.create_task(run(plan, proxy.address, settled.append))
         await eventually(lambda: len(settled) >= 20)
         proxy.silent = True
         await living
@@ -392,11 +421,11 @@ async def test_what_the_broker_refused_has_failed(connack: mqtt5.ConnAckReasonCo
         assert restaurant.trouble == "the broker refuses: bad user name or password"
 
 
-async def test_a_device_that_vanishes_leaves_its_will(proxy: Proxy, mqtt: tuple[str, int], unique: str) -> None:
+async def test_a_device_that_vanishes_leaves_its_will(proxy: Proxy, mqtt: Mqtt, unique: str) -> None:
     settled: list[Publish] = []
     plan = Plan(sites=(unique,), devices=1, every=0.05, duration=3, goodbye=0, faults=NO_FAULTS)
     async with Heard(mqtt, unique) as heard:
-        living = asyncio.create_task(run(plan, Broker(host="127.0.0.1", port=proxy.port), settled.append))
+        living = asyncio.create_task(run(plan, proxy.address, settled.append))
         await eventually(lambda: bool(heard.messages))
         await proxy.go_away()
         await eventually(lambda: [b"online", b"offline"] in heard.statuses.values())
@@ -405,18 +434,19 @@ async def test_a_device_that_vanishes_leaves_its_will(proxy: Proxy, mqtt: tuple[
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_with_a_complete_ledger(
-    mqtt: tuple[str, int], unique: str, tmp_path: Path, number: signal.Signals
+    mqtt: Mqtt, unique: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     file = tmp_path / "ledger.jsonl"
     command = ["--site", unique, "--devices", "5", "--rate", "100", "--ledger", str(file), "--offline", "0"]
     async with Heard(mqtt, unique) as heard:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "pipeline.simulate", *command, "--host", mqtt[0], "--port", str(mqtt[1]),
+            sys.executable, "-m", "pipeline.simulate", *command, "--host", mqtt.host, "--port", str(mqtt.port),
+            "--user", mqtt.user, "--password", mqtt.password,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         await eventually(lambda: heard.messages.total() >= 50)
         process.send_signal(number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             _, errors = await process.communicate()
         assert process.returncode == 0
         assert errors.count(b"\n") == 1, errors
@@ -448,3 +478,11 @@ def test_a_broker_that_is_not_there_is_told() -> None:
     result = CliRunner().invoke(app, ["--port", "1", "--duration", "0.5", "--goodbye", "0", "--devices", "2"])
     assert result.exit_code == 1
     assert "No device ever reached the broker at 127.0.0.1:1" in result.output
+
+
+def test_the_names_are_those_of_the_sensors():
+    result = CliRunner().invoke(app, ["--names", "--devices", "30", "--site", "a", "--site", "b", "--port", "1"])
+    assert result.exit_code == 0
+    assert result.output.split() == [
+        sensor.device for sensor, _ in sensors(Plan(sites=("a", "b"), devices=30), Hours())
+    ]

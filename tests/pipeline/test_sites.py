@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from pipeline.packs import partition_of
-from pipeline.sites import change_zone, count_days_again
+from pipeline.sites import change_zone, count_days_again, must_count_days
 
 PARTITIONS = 3
 HOUR = """
@@ -60,6 +60,18 @@ def test_a_day_marked_under_the_old_zone_is_marked_under_the_new_one(connection)
     count_again(connection, "Asia/Seoul")
     oven = partition_of("oven-2", PARTITIONS)
     assert marked(connection) == [(2, utc(2026, 5, 1, 15), oven, 2), (2, utc(2026, 5, 2, 15), oven, 2)]
+
+
+def test_a_zone_that_the_database_does_not_know_is_refused(connection):
+    must_count_days(connection, "Asia/Seoul")
+    with pytest.raises(SystemExit, match="does not know the time zone US/Nowhere"):
+        must_count_days(connection, "US/Nowhere")
+
+
+def test_no_site_has_a_zone_in_which_the_workers_could_not_count(connection):
+    for statement in ("UPDATE sites SET time_zone = %s", "INSERT INTO sites (name, time_zone) VALUES ('x', %s)"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            connection.execute(statement, ("Mars/Olympus",))
 
 
 def test_minutes_and_hours_to_be_closed_stay_marked(connection):

@@ -1,10 +1,8 @@
-import time
-
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from pipeline.settings import KafkaSettings
 from pipeline.topics import KafkaAwayError, Topics, TopicsError, check, create, partitions, topic_id
+from tests.pipeline.deleted_topics import make_again
 
 
 def other(settings, **changes):
@@ -60,28 +58,9 @@ def test_more_replicas_than_brokers_is_kafkas_refusal_in_words(kafka, unique):
         create(settings)
 
 
-def is_gone(topics):
-    try:
-        topic_id(topics.settings, topics.raw)
-    except TopicsError:
-        return True
-    return False
-
-
-def wait_until_gone(topics):
-    """A broker says that a topic is deleted before its metadata do."""
-    deadline = time.monotonic() + 30
-    while not is_gone(topics):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_a_topic_made_again_has_another_id(topics, kafka):
+def test_a_topic_made_again_has_another_id(topics):
     before = topic_id(topics.settings, topics.raw)
-    admin = AdminClient({"bootstrap.servers": kafka})
-    admin.delete_topics([topics.raw])[topics.raw].result()
-    wait_until_gone(topics)
-    create(topics.settings)
+    make_again(topics.settings, topics.raw)
     assert topic_id(topics.settings, topics.raw) != before
 
 

@@ -1,7 +1,10 @@
 """`brigade verify` finds what is wrong, each thing by its name, and nothing where nothing is."""
 
+import asyncio
+import secrets
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import orjson
@@ -15,6 +18,7 @@ from pipeline.simulate.messages import US, Faults, Outcome, Publish
 from pipeline.simulate.restaurant import Hours
 from pipeline.verify import app
 from pipeline.verify.command import Report, examine
+from tests.conftest import disconnect, drop, execute, with_database
 from tests.pipeline.storing import store
 
 FAULTS = Faults(malformed=0.03, duplicates=0.05, late=0.05)
@@ -55,13 +59,27 @@ def found(report: Report) -> set[str]:
     return {answer.check.name for answer in report.answers if answer.count}
 
 
-@pytest.fixture
-async def stored(database: str, tmp_path: Path) -> tuple[str, Path]:
-    """A database with half an hour of twelve devices, and the file that tells of it."""
+@pytest.fixture(scope="module")
+def template(postgres: str, migrated: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A database with half an hour of twelve devices, to be copied, and the file that tells of it."""
+    name = f"test_verify_{secrets.token_hex(4)}"
+    execute(postgres, "CREATE DATABASE {} TEMPLATE {}", name, migrated)
     now_us = time.time_ns() // 1000
     sent = publishes(now_us)
-    await store(database, [(p.topic, p.payload) for p in sent], now_us)
-    return database, ledger_file(tmp_path / "ledger.jsonl", sent)
+    asyncio.run(store(with_database(postgres, name), [(p.topic, p.payload) for p in sent], now_us))
+    execute(postgres, "ALTER DATABASE {} ALLOW_CONNECTIONS false", name)
+    disconnect(postgres, name)
+    yield name, ledger_file(tmp_path_factory.mktemp("verify") / "ledger.jsonl", sent)
+    drop(postgres, name)
+
+
+@pytest.fixture
+def stored(postgres: str, template: tuple[str, Path], tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A copy of both, to be changed."""
+    name = f"test_{secrets.token_hex(4)}"
+    execute(postgres, "CREATE DATABASE {} TEMPLATE {}", name, template[0])
+    yield with_database(postgres, name), Path(shutil.copy(template[1], tmp_path))
+    drop(postgres, name)
 
 
 def test_what_is_stored_as_it_was_sent_is_clean(stored: tuple[str, Path]) -> None:
