@@ -3,7 +3,8 @@
 The writer and the closer share it. The rules that keep a mark from being lost between them are here:
 
 - The writer inserts `unmarked(closings, …)` where `closings` is what its compare-and-swap returned, so its
-  memory of marks counts only if nobody has cleared marks since that memory was filled.
+  memory of marks counts only if nobody has cleared marks since that memory was filled. Read from the table, it is
+  filled with marks set under the present `closings` alone: a closing that is under way may remove all others.
 - The closer begins only while the table's `next_offset` is ours, and tells by `closed` which marks will go.
 """
 

@@ -77,9 +77,12 @@ UNION ALL
 SELECT partition, next_offset, closings, topic_id FROM ingest_offsets
 WHERE consumer_group = %(group)s AND topic = %(topic)s AND partition = ANY(%(partitions)s)"""
 
+# Without older ones: the partition's last owner, or our own closer, may be computing their minutes at this moment, and
+# would then remove marks that we took for set.
 OPEN_MARKS = """
-SELECT partition, extract(epoch FROM bucket)::bigint / 60, device_id FROM marks
-WHERE level = 0 AND partition = ANY(%s)"""
+SELECT m.partition, extract(epoch FROM m.bucket)::bigint / 60, m.device_id
+FROM unnest(%s::int[], %s::bigint[]) AS known (partition, closings)
+JOIN marks m ON m.partition = known.partition AND m.level = 0 AND m.closings >= known.closings"""
 
 ADVANCE = """
 UPDATE ingest_offsets AS o SET next_offset = v.next
@@ -246,7 +249,8 @@ class Sink:
             return
         rows = await self._read_positions(database, unknown)
         marks: dict[int, set[Pair]] = {p: set() for p in unknown}
-        async for partition, minute, device_id in await database.execute(OPEN_MARKS, (sorted(unknown),)):
+        partitions_closings = [[row[0] for row in rows], [row[2] for row in rows]]
+        async for partition, minute, device_id in await database.execute(OPEN_MARKS, partitions_closings):
             marks[partition].add((int(minute), device_id))
         for partition, next_offset, closings in rows:
             if partition in self.positions:

@@ -38,7 +38,8 @@ class Logs:
 
 
 def _all(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.rglob("*.log"))
+    """Without the segments of Kafka's partitions, which are called so too."""
+    yield from (log for log in sorted(folder.rglob("*.log")) if "data" not in log.relative_to(folder).parts)
     yield from _of_stacks()
 
 

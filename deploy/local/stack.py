@@ -1,5 +1,6 @@
 """A running instance of the local stack, for tests, faults and benches."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,11 +95,11 @@ class Stack:
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal; STOP and CONT reach the children too, so that nothing of the part goes on."""
         process = psutil.Process(self.pid(name))
-        family = (
-            [process, *process.children(recursive=True)] if number in {signal.SIGSTOP, signal.SIGCONT} else [process]
-        )
-        for member in family:
-            os.kill(member.pid, number)
+        process.send_signal(number)
+        if number in {signal.SIGSTOP, signal.SIGCONT}:
+            for child in process.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
+                    child.send_signal(number)
 
     def stop(self, name: str) -> None:
         """Return when it has ended by itself, cleanly; it stays down until `start`."""

@@ -107,8 +107,13 @@ class Run:
                 found[:] = self.numbers()
             return len(set(found)) >= count
 
-        assert wait_until(enough, seconds), f"{len(set(found))} came"
+        assert wait_until(enough, seconds), self._told(set(found), count)
         return found
+
+    def _told(self, found: set[int], count: int) -> str:
+        held = [(bridge.metric("messages_in_flight"), bridge.metric("held_bytes")) for bridge in self.bridges]
+        missing = sorted(set(range(count)) - found)[:20]
+        return f"{len(found)} came, not {missing}…; messages in flight and bytes held of each bridge: {held}"
 
     def end(self) -> None:
         for bridge in self.bridges:
@@ -172,8 +177,14 @@ class Bridge:
 
     def wait(self, condition: "Callable[[Bridge], bool]", seconds: float = SECONDS) -> None:
         if not wait_until(lambda: condition(self), seconds):
-            told = [line for line in self.metrics().splitlines() if line.startswith("pipeline_bridge")]
-            raise AssertionError("\n".join([f"not within {seconds} s:", *told]))
+            raise AssertionError("\n".join([f"not within {seconds} s:", *self.told()]))
+
+    def told(self) -> list[str]:
+        """What its metrics say, or why they say nothing."""
+        try:
+            return [line for line in self.metrics().splitlines() if line.startswith("pipeline_bridge")]
+        except OSError as error:
+            return [f"bridge {self.ordinal}: {error}"]
 
     def said(self) -> str:
         return self.log.read_text()

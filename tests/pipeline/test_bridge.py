@@ -191,30 +191,32 @@ def test_memory_is_bounded_while_kafka_is_away(run):
     run.servers.kafka.end()
     assert run.publish(run.messages(500, size=200 << 10)) == 500  # 100 MB
     bridge.wait(lambda bridge: bridge.metric("reading_paused") == 1)
-    most = Peak(bridge.psutil)
-    run.servers.kafka.start()
-    run.wait_for(500)
-    bridge.wait(lambda bridge: bridge.metric("held_bytes") == 0)
-    assert bridge.metric("reading_paused") == 0
-    assert most.stop() < MEMORY_BYTES
+    with Peak(bridge.psutil) as most:
+        run.servers.kafka.start()
+        run.wait_for(500)
+        bridge.wait(lambda bridge: bridge.metric("held_bytes") == 0)
+        assert bridge.metric("reading_paused") == 0
+    assert most.rss < MEMORY_BYTES
 
 
 class Peak:
-    """The most memory a process had."""
+    """The most memory a process had, in bytes."""
 
     def __init__(self, process):
-        self._process, self._most, self._done = process, 0, threading.Event()
+        self._process, self.rss, self._done = process, 0, threading.Event()
         self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self):
         self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._thread.join()
 
     def _watch(self):
         while not self._done.wait(0.02):
-            self._most = max(self._most, self._process.memory_info().rss)
-
-    def stop(self):
-        self._done.set()
-        self._thread.join()
-        return self._most
+            self.rss = max(self.rss, self._process.memory_info().rss)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

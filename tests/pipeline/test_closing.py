@@ -19,6 +19,7 @@ from pipeline.closing import Closer
 from pipeline.patience import Connection
 from pipeline.positions import Position, Positions
 from pipeline.settings import WorkerSettings
+from pipeline.sink import OPEN_MARKS
 
 GROUP, TOPIC, AGGREGATES = "group", "readings.raw", "aggregates.1m"
 AT_ONCE = {"minute": 0.0, "hour": 0.0, "day": 0.0}
@@ -96,7 +97,9 @@ class Worker:
         rows = await (await database.execute("SELECT partition, next_offset, closings FROM ingest_offsets")).fetchall()
         for partition, next_offset, closings in rows:
             if partition in self.positions and self.positions[partition].next_offset is None:
-                self.positions[partition] = Position(next_offset, closings)
+                marks = await (await database.execute(OPEN_MARKS, ([partition], [closings]))).fetchall()
+                marked = {(int(minute), device) for _, minute, device in marks}
+                self.positions[partition] = Position(next_offset, closings, marked)
 
     async def write(self, partition: int, rows: list[Row], pause: float = 0.0) -> None:
         position = self.positions[partition]
@@ -426,6 +429,27 @@ async def test_what_a_worker_computed_before_it_lost_its_partition_is_thrown_awa
         zombie.closer.go.set()
         assert await computing == 0
         assert await closing_it > 0
+        assert installation.rolled_up("minute") == installation.recount("minute")
+
+
+@pytest.mark.parametrize("owner", ["another worker", "the same one, after an error"])
+async def test_what_is_written_while_the_last_owner_computes_is_computed_again(
+    installation: Installation, owner: str
+) -> None:
+    """The new owner finds the minute's mark, which the last one is about to remove."""
+    async with worker(installation.url) as last, worker(installation.url) as new:
+        await last.write(0, [(1, 1, NOON, 1.0)])
+        slow_down(last.closer)
+        computing = asyncio.create_task(last.closer.close_due(LATER))
+        await last.closer.computed.wait()
+        writer = new if owner == "another worker" else last
+        await writer.own([0])
+        await writer.write(0, [(1, 1, NOON + timedelta(seconds=1), 2.0)])
+        last.closer.go.set()
+        await computing
+        assert installation.one("SELECT count(*) FROM marks WHERE level = 0") == 1
+        assert installation.rolled_up("minute", now="_now") == installation.recount("minute")
+        await writer.close_all()
         assert installation.rolled_up("minute") == installation.recount("minute")
 
 
