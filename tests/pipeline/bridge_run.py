@@ -1,7 +1,6 @@
 """A bridge as a process of its own, what goes into it, and what came out."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -101,10 +100,15 @@ class Run:
     def wait_for(self, count: int, seconds: float = SECONDS) -> list[int]:
         """The numbers, when so many different ones are stored."""
         found: list[int] = []
+        refused = None
 
         def enough() -> bool:
-            with contextlib.suppress(KafkaException):  # it has started, but does not lead its partitions yet
+            nonlocal refused
+            try:
                 found[:] = self.numbers()
+                refused = None
+            except KafkaException as error:  # it has started, but does not lead its partitions yet
+                refused = error
             return len(set(found)) >= count
 
         assert wait_until(enough, seconds), self._told(set(found), count)
