@@ -253,6 +253,11 @@ class App(faust.App):
             if not await self._kafka_answers():
                 log.debug("kafka_away", why=repr(error))
                 self.progress.touch()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.debug("interrupted")  # a rebalance cancelled the question, nobody us
 
     async def _idle(self) -> bool:
         if self.rebalancing:

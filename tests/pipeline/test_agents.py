@@ -1,5 +1,6 @@
 """Workers as they run: killed, frozen, restored under, hung; whatever happens, everything is stored once."""
 
+import asyncio
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
 import psycopg
 import pytest
 from confluent_kafka import TopicPartition
@@ -24,7 +26,7 @@ from psycopg import sql
 
 from deploy.local.stack import Stack
 from pipeline import agents, packs
-from pipeline.agents import Calm, create_app
+from pipeline.agents import App, Calm, create_app
 from pipeline.packs import Message
 from pipeline.settings import WorkerSettings
 from pipeline.topics import Topics
@@ -570,6 +572,30 @@ async def test_a_rebalance_may_last_as_long_as_kafka_is_away_and_no_longer(stack
     app.progress._touched -= 1000
     await app.touch_when_idle()
     assert app.progress.fresh is away
+
+
+async def test_a_rebalance_that_cancels_a_question_does_not_end_the_health_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ended with the task, and a pod was restarted for each rebalance that came while Kafka was being asked."""
+    port = free_port()
+    app = create_app(WorkerSettings(worker_port=port))
+    cancelled = asyncio.Event()
+
+    async def question(_app: App) -> bool:
+        cancelled.set()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(App, "_idle", question)
+    telling = asyncio.create_task(app.tell())
+    await asyncio.wait_for(cancelled.wait(), 20)
+    await asyncio.sleep(0)
+    assert not telling.done()
+    answer = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/healthz", trust_env=False)
+    assert answer.status_code == 200
+    telling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await telling
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
