@@ -398,6 +398,19 @@ def test_images_come_by_digest_and_from_another_registry_where_that_is_said():
     assert image == f"registry.example.com/mirror/brigade@{digest}"
 
 
+def test_the_core_needs_no_entry_point_of_an_image():
+    """Images of one's own making, such as those of a node without a registry, have none."""
+    specs = pod_specs("-f", "values-node.yaml")
+    containers = [
+        (name, one)
+        for name, pod in specs.items()
+        for key in ("initContainers", "containers")
+        for one in pod["spec"].get(key, [])
+    ]
+    assert len(containers) > len(specs)
+    assert [f"{name} {one['name']}" for name, one in containers if "command" not in one] == []
+
+
 def test_notes_name_every_host_and_what_is_missing():
     notes = helm(
         "install", "restaurant-management", ".", "--namespace", SYSTEM, "--dry-run=client", "--hide-secret"
