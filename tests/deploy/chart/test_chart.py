@@ -398,6 +398,20 @@ def test_images_come_by_digest_and_from_another_registry_where_that_is_said():
     assert image == f"registry.example.com/mirror/brigade@{digest}"
 
 
+def test_no_budget_counts_the_pod_of_a_job():
+    """Kubernetes cannot compute such a budget, and then lets no pod of it be evicted: a node would never be drained."""
+    words = ("--set", "bridge.leave={2}", "--is-upgrade")
+    jobs = {name: pod["metadata"]["labels"] for name, pod in pod_specs(*words).items() if name.startswith("Job/")}
+    assert "Job/iot-bridge-leave-2" in jobs
+    for budget in of_kind("PodDisruptionBudget", *words).values():
+        selector = budget["spec"]["selector"]
+        without = [one["key"] for one in selector["matchExpressions"] if one["operator"] == "DoesNotExist"]
+        for job, labels in jobs.items():
+            theirs = labels | {"batch.kubernetes.io/job-name": job}  # by the Job's controller
+            counted = selector["matchLabels"].items() <= theirs.items() and not set(without) & set(theirs)
+            assert not counted, (budget["metadata"]["name"], job)
+
+
 def test_the_core_needs_no_entry_point_of_an_image():
     """Images of one's own making, such as those of a node without a registry, have none."""
     specs = pod_specs("-f", "values-node.yaml")
