@@ -64,6 +64,9 @@ class Started:
 class Cluster:
     """One cluster by name; everything of it is in one folder."""
 
+    address = "127.0.0.1"
+    """Where its servers listen."""
+
     def __init__(self, name: str) -> None:
         if not name.replace("-", "").isalnum():  # the folder is deleted
             raise ClusterError(f"{name!r} cannot be a cluster's name: letters, digits and -")
@@ -83,11 +86,10 @@ class Cluster:
                 if self.answers():
                     return
                 raise ClusterError(f"cluster {self.name} runs and does not answer: scripts/cluster down, then up")
-            if problems := taken(port):
-                raise ClusterError("\n".join([*problems, "Choose others: --offset 1000 moves all."]))
+            self._refuse(port)
             self._forget()
             (self.state / "ports.json").write_text(json.dumps(dict(port)))
-            self._make_keys(f"https://127.0.0.1:{port['kube-apiserver']}")
+            self._make_keys(f"https://{self.address}:{port['kube-apiserver']}")
             try:
                 self._start(program, port)
             except BaseException:
@@ -114,13 +116,17 @@ class Cluster:
         return dict(json.loads((self.state / "ports.json").read_text()))
 
     def launch(self, program: Path, name: str, flags: list[str]) -> None:
+        """Start one of its processes, which is that server of the program."""
+        self.spawn(name, [str(program), name, *flags])
+
+    def spawn(self, name: str, command: list[str]) -> None:
         """Start one of its processes, and remember it."""
         self.log(name).parent.mkdir(exist_ok=True)
         with self.log(name).open("ab") as output:
             # Not a Popen: it outlives us on purpose, which one of those warns of.
-            pid = os.posix_spawn(
-                program,
-                [str(program), name, *flags],
+            pid = os.posix_spawnp(
+                command[0],
+                command,
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, output.fileno(), 1), (os.POSIX_SPAWN_DUP2, output.fileno(), 2)],
                 setsid=True,
@@ -157,6 +163,11 @@ class Cluster:
         trust.load_cert_chain(self.keys / "admin.crt", self.keys / "admin.key")
         return httpx.request(method, f"{server}{path}", json=document, verify=trust, timeout=10, trust_env=False)
 
+    def _refuse(self, port: Mapping[str, int]) -> None:
+        """Say what keeps it from being started on this machine."""
+        if problems := taken(port):
+            raise ClusterError("\n".join([*problems, "Choose others: --offset 1000 moves all."]))
+
     def _end(self) -> None:
         for started in self.processes().values():
             started.end()
@@ -168,9 +179,9 @@ class Cluster:
             elif path.name != "lock":
                 path.unlink()
 
-    def _make_keys(self, server: str) -> None:
+    def _make_keys(self, server: str) -> Authority:
         authority = Authority(self.keys)
-        names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1", "10.96.0.1")
+        names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", self.address, "10.96.0.1")
         authority.sign("kube-apiserver", who="kube-apiserver", at=names)
         authority.sign("admin", who="admin", group="system:masters")
         authority.sign("kube-controller-manager", who="system:kube-controller-manager")
@@ -179,6 +190,7 @@ class Cluster:
         authority.key_pair("service-accounts")
         for name in ("admin", "kube-controller-manager", "kube-scheduler"):
             authority.kubeconfig(name, server)
+        return authority
 
     def _start(self, program: Path, port: Mapping[str, int]) -> None:
         began = time.monotonic()
@@ -220,8 +232,8 @@ class Cluster:
             ],
             "kube-apiserver": [
                 f"--etcd-servers={etcd}",
-                "--bind-address=127.0.0.1",
-                "--advertise-address=127.0.0.1",
+                f"--bind-address={self.address}",
+                f"--advertise-address={self.address}",
                 "--endpoint-reconciler-type=none",  # a loopback address cannot be an endpoint
                 f"--secure-port={port['kube-apiserver']}",
                 f"--tls-cert-file={keys / 'kube-apiserver.crt'}",

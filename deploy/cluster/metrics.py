@@ -32,12 +32,18 @@ def serve(cluster: Cluster, program: Path, *, prometheus: str, rules: Path) -> N
             "--metrics-max-age=5m",
         ],
     )
+    register(cluster, GROUP, NAME, port)
+    cluster.wait(f"/apis/{GROUP}/v1beta1", READY_SECONDS)
+
+
+def register(cluster: Cluster, group: str, name: str, port: int) -> None:
+    """Have the API server pass on to that port of loopback what is asked of the group."""
     # No address of this machine's can be an endpoint, as it listens on loopback alone; a name needs none.
     put(
         cluster,
         f"/api/v1/namespaces/{NAMESPACE}/services",
         {
-            "metadata": {"name": NAME},
+            "metadata": {"name": name},
             "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]},
         },
     )
@@ -45,18 +51,17 @@ def serve(cluster: Cluster, program: Path, *, prometheus: str, rules: Path) -> N
         cluster,
         "/apis/apiregistration.k8s.io/v1/apiservices",
         {
-            "metadata": {"name": f"v1beta1.{GROUP}"},
+            "metadata": {"name": f"v1beta1.{group}"},
             "spec": {
-                "group": GROUP,
+                "group": group,
                 "version": "v1beta1",
                 "groupPriorityMinimum": 100,
                 "versionPriority": 100,
                 "insecureSkipTLSVerify": True,  # its certificate is its own
-                "service": {"namespace": NAMESPACE, "name": NAME, "port": port},
+                "service": {"namespace": NAMESPACE, "name": name, "port": port},
             },
         },
     )
-    cluster.wait(f"/apis/{GROUP}/v1beta1", READY_SECONDS)
 
 
 def put(cluster: Cluster, path: str, document: dict[str, object]) -> None:
