@@ -1,18 +1,19 @@
 """A control plane of these tests alone."""
 
-import secrets
 import socket
 
 import pytest
 
 from deploy.cluster import binary
-from deploy.cluster.control_plane import PORTS, Cluster
+from deploy.cluster.control_plane import PORTS
+from tests.cluster.owned import end_orphans, own_cluster
 
 
 @pytest.fixture(scope="session")
 def program():
     """Built by `scripts/cluster build` alone: that takes longer than all tests together."""
     if binary.place().exists():
+        end_orphans()
         return binary.place()
     pytest.skip(binary.missing() or "Kubernetes is not built on this machine: scripts/cluster build")
 
@@ -35,7 +36,6 @@ def ports():
 @pytest.fixture(scope="session")
 def cluster(program, ports):
     """Without a node: what runs no pod is whole."""
-    cluster = Cluster(f"tests-{secrets.token_hex(3)}")
-    cluster.up(program, ports)
-    yield cluster
-    cluster.down()
+    with own_cluster() as cluster:
+        cluster.up(program, ports)
+        yield cluster

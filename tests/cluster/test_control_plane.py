@@ -11,8 +11,10 @@ import pytest
 from deploy.cluster import __main__ as command
 from deploy.cluster import binary, control_plane
 from deploy.cluster.control_plane import Cluster, ClusterError, Started
+from deploy.local.layout import REPOSITORY
 from deploy.local.ready import wait_until
 from tests.cluster.conftest import free_ports
+from tests.cluster.owned import end_orphans, own_cluster
 
 
 @pytest.fixture
@@ -108,11 +110,11 @@ def test_a_service_account_may_nothing_unless_it_is_granted(cluster, namespace):
 
 
 def test_taken_ports_are_told_and_nothing_is_started(cluster, program, ports):
-    other = Cluster(f"tests-{secrets.token_hex(3)}")
-    with pytest.raises(ClusterError, match=r"port \d+ for kube-apiserver is taken by process"):
-        other.up(program, ports)
-    assert other.processes() == {}
-    assert other.down()
+    with own_cluster() as other:
+        with pytest.raises(ClusterError, match=r"port \d+ for kube-apiserver is taken by process"):
+            other.up(program, ports)
+        assert other.processes() == {}
+        assert other.down()
 
 
 def test_what_runs_is_not_started_again(cluster, program, ports):
@@ -122,22 +124,49 @@ def test_what_runs_is_not_started_again(cluster, program, ports):
 
 
 def test_what_ended_is_told_and_down_leaves_nothing(program, capsys):
-    own = Cluster(f"tests-{secrets.token_hex(3)}")
-    own.up(program, free_ports())
-    command.status(own)
-    assert f"export KUBECONFIG={own.kubeconfig}" in capsys.readouterr().out
-    processes = own.processes()
-    scheduler = processes["kube-scheduler"].process()
-    scheduler.send_signal(signal.SIGKILL)
-    scheduler.wait(10)
-    with pytest.raises(SystemExit) as ended:
+    with own_cluster() as own:
+        own.up(program, free_ports())
         command.status(own)
-    assert ended.value.code == 1
-    assert f"kube-scheduler           ended: {own.log('kube-scheduler')}" in capsys.readouterr().out
-    assert own.down()
-    assert not [name for name, started in processes.items() if started.process()]
-    assert not own.state.exists()
-    assert not own.down()
+        assert f"export KUBECONFIG={own.kubeconfig}" in capsys.readouterr().out
+        processes = own.processes()
+        scheduler = processes["kube-scheduler"].process()
+        scheduler.send_signal(signal.SIGKILL)
+        scheduler.wait(10)
+        with pytest.raises(SystemExit) as ended:
+            command.status(own)
+        assert ended.value.code == 1
+        assert f"kube-scheduler           ended: {own.log('kube-scheduler')}" in capsys.readouterr().out
+        assert own.down()
+        assert not [name for name, started in processes.items() if started.process()]
+        assert not own.state.exists()
+        assert not own.down()
+
+
+ORPHAN = """
+import signal, sys
+from pathlib import Path
+from tests.cluster.owned import own_cluster
+
+with own_cluster() as cluster:
+    cluster.state.mkdir()
+    cluster.launch(Path("/bin/sleep"), "600", [])
+    print(cluster.name, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_cluster_whose_tests_were_killed_is_ended_by_the_next_ones():
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as tests:
+        cluster = Cluster(tests.stdout.readline().strip())
+        server = cluster.processes()["600"]
+        assert cluster.name not in end_orphans()
+        assert server.process() is not None
+        tests.kill()
+        tests.wait(10)
+        assert server.process() is not None
+        assert cluster.name in end_orphans()
+        assert server.process() is None
+        assert not cluster.state.exists()
 
 
 def test_a_pid_that_somebody_else_has_now_is_left_alone():
