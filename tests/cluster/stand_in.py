@@ -6,18 +6,22 @@ from datetime import UTC, datetime, timedelta
 NAME = "stand-in"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 SECONDS = 0.5
+AGE = timedelta(hours=1)
+"""Of every pod, by what it says."""
 
 
 class StandIn:
     """Does to the API what a scheduler and a kubelet do, for every pod of the cluster, and nothing else.
 
     There is no container behind it. A pod becomes Running and Ready at once, as if it had been so for an hour, and one
-    of a Job Succeeded; one that is deleted is gone at once. What autoscalers, Deployments, Jobs and Helm do about that
-    is their own. The scheduler leaves the node alone, as it is cordoned: it would wait for volumes that nobody makes.
+    of a Job Succeeded, or Failed when `failing` names the Job; one that is deleted is gone at once. What autoscalers,
+    Deployments, Jobs and Helm do about that is their own. The scheduler leaves the node alone, as it is cordoned: it
+    would wait for volumes that nobody makes.
     """
 
     def __init__(self, api):
         self.api = api
+        self.failing = set()
         self.fault = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stand-in")
@@ -64,46 +68,50 @@ class StandIn:
             target = {"metadata": {"name": name}, "target": {"kind": "Node", "name": NAME}}
             self.api.ask("POST", f"{path}/binding", target)  # one that is deleted meanwhile is refused
         elif pod["spec"]["nodeName"] == NAME and not _told(pod):
-            self.api.change(f"{path}/status", {"status": _status(pod)})
+            self.api.change(f"{path}/status", {"status": self._status(pod)})
 
-
-def _of_a_job(pod):
-    return any(owner["kind"] == "Job" for owner in pod["metadata"].get("ownerReferences", ()))
+    def _status(self, pod):
+        (job,) = [one["name"] for one in pod["metadata"].get("ownerReferences", ()) if one["kind"] == "Job"] or [None]
+        return _running(pod) if job is None else _ended(pod, 1 if job in self.failing else 0)
 
 
 def _told(pod):
     ready = {"type": "Ready", "status": "True"}
-    return pod["status"]["phase"] == "Succeeded" or any(
+    return pod["status"]["phase"] in {"Succeeded", "Failed"} or any(
         ready.items() <= condition.items() for condition in pod["status"].get("conditions", ())
     )
 
 
-def _status(pod):
-    since = now(timedelta(hours=1))
-    ended = _of_a_job(pod)
-    state = (
-        {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": since, "finishedAt": now()}}
-        if ended
-        else {"running": {"startedAt": since}}
-    )
+def _running(pod):
+    return _status(pod, "Running", {"running": {"startedAt": now(AGE)}}, ready=True)
+
+
+def _ended(pod, code):
+    terminated = {
+        "exitCode": code,
+        "reason": "Error" if code else "Completed",
+        "startedAt": now(AGE),
+        "finishedAt": now(),
+    }
+    return _status(pod, "Failed" if code else "Succeeded", {"terminated": terminated}, ready=False)
+
+
+def _status(pod, phase, state, *, ready):
+    def condition(kind):
+        true = ready or not kind.endswith("Ready")
+        return {"type": kind, "status": str(true), "lastTransitionTime": now(AGE)}
+
     return {
-        "phase": "Succeeded" if ended else "Running",
-        "startTime": since,
-        "conditions": [
-            {
-                "type": kind,
-                "status": "False" if ended and kind.endswith("Ready") else "True",
-                "lastTransitionTime": since,
-            }
-            for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-        ],
+        "phase": phase,
+        "startTime": now(AGE),
+        "conditions": [condition(kind) for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")],
         "containerStatuses": [
             {
                 "name": container["name"],
                 "image": container["image"],
                 "imageID": "",
-                "ready": not ended,
-                "started": not ended,
+                "ready": ready,
+                "started": ready,
                 "restartCount": 0,
                 "state": state,
             }
