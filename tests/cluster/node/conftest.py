@@ -49,5 +49,4 @@ def cluster():
 def installed(cluster, tmp_path_factory):
     installed = Installed(cluster, tmp_path_factory.mktemp("installed"))
     installed.helm()
-    installed.make_owner()
     return installed

@@ -25,7 +25,6 @@ from tests.deploy.chart.rendering import SYSTEM, tools
 
 BRIGADE = str(BIN / "brigade")
 VALUES = "values-node.yaml"
-OWNER = "owner@example.com"
 SECONDS = 900
 """A machine that does other work, too, takes as long."""
 TOKEN_SECONDS = 240
@@ -42,15 +41,15 @@ SERVERS = ("kafka", "mosquitto", "timescaledb", "postgresql", "redis")
 
 @dataclass(frozen=True)
 class Load:
-    ledger: Path
+    site: str
     devices: list[str]
+    ledger: Path
 
 
 class Installed:
     def __init__(self, cluster: WithNode, folder: Path) -> None:
         self.cluster = cluster
         self.folder = folder
-        self.site = "demo"
         self._environment = os.environ | {
             "KUBECONFIG": str(cluster.kubeconfig),
             "PATH": f"{tools()}:{os.environ['PATH']}",
@@ -113,24 +112,27 @@ class Installed:
 
     # What people and devices do ------------------------------------------------------------------------------
 
-    def make_owner(self) -> None:
-        words = ("create-owner", OWNER, "--site", self.site, "--time-zone", "UTC", "--first", "--password-file", "-")
+    def new_site(self) -> str:
+        """Another restaurant, with an owner: no other load's devices are in it."""
+        site = f"site-{secrets.token_hex(4)}"
+        words = ("create-owner", f"{site}@example.com", "--site", site, "--time-zone", "UTC", "--password-file", "-")
         self.kubectl(
             "exec", "--stdin", "deployment/user-deployment", "--", "brigade", "users", *words, stdin=self._password
         )
+        return site
 
-    def credentials(self, *devices: str) -> Path:
-        """The file with their passwords; who has one keeps it."""
-        create = f"brigade users credentials create --site {self.site} --file /tmp/devices.json {' '.join(devices)}"
+    def credentials(self, site: str, *devices: str) -> Path:
+        """The file with their passwords."""
+        create = f"brigade users credentials create --site {site} --file /tmp/devices.json {' '.join(devices)}"
         said = self.kubectl("exec", "deployment/user-deployment", "--", "sh", "-ec", f"{create}; cat /tmp/devices.json")
-        file = self.folder / "devices.json"
+        file = self.folder / f"{site}.json"
         file.write_text(said)
         return file
 
-    def api(self) -> httpx.Client:
-        """Of somebody who has logged in."""
+    def api(self, site: str) -> httpx.Client:
+        """Of its owner, who has logged in."""
         address = f"http://{self.address('gateway-service')}:8000/api/v1"
-        account = {"email": OWNER, "password": self._password}
+        account = {"email": f"{site}@example.com", "password": self._password}
         answer = httpx.post(f"{address}/auth/login", json=account, timeout=30, trust_env=False)
         assert answer.is_success, answer.text
         token = {"Authorization": f"Bearer {answer.json()['access_token']}"}
@@ -139,10 +141,11 @@ class Installed:
     @contextmanager
     def load(self, *, rate: int = 100, devices: int = 20) -> Iterator[Load]:
         """Devices that send while this lasts; what they sent is in the ledger file then."""
-        plan = ("--site", self.site, "--devices", str(devices), "--seed", str(secrets.randbelow(1_000_000)))
+        site = self.new_site()
+        plan = ("--site", site, "--devices", str(devices), "--seed", str(secrets.randbelow(1_000_000)))
         names = self.run(BRIGADE, "simulate", *plan, "--names").stdout.split()
-        ledger = self.folder / f"sent-{secrets.token_hex(4)}.jsonl"
-        where = ("--host", self.address("mosquitto-service"), "--credentials", str(self.credentials(*names)))
+        ledger = self.folder / f"{site}.jsonl"
+        where = ("--host", self.address("mosquitto-service"), "--credentials", str(self.credentials(site, *names)))
         words = (*plan, *where, "--rate", str(rate), "--offline", "0", "--goodbye", "60", "--ledger", str(ledger))
         sending = subprocess.Popen([BRIGADE, "simulate", *words], stderr=subprocess.PIPE, text=True)
         try:
@@ -150,7 +153,7 @@ class Installed:
                 lambda: ledger.exists() and ledger.stat().st_size > 0, 120, while_true=lambda: sending.poll() is None
             )
             assert begun, self.state()
-            yield Load(ledger, names)
+            yield Load(site, names, ledger)
         finally:
             sending.send_signal(signal.SIGINT)
             _, said = sending.communicate(timeout=180)
@@ -210,9 +213,9 @@ def is_ready(pod: dict[str, Any]) -> bool:
 class Asking:
     """Somebody who asks the API again and again, on a connection of its own each time."""
 
-    def __init__(self, installed: Installed, path: str) -> None:
+    def __init__(self, installed: Installed, site: str) -> None:
         self._installed = installed
-        self._path = path
+        self._site = site
         self._ended = threading.Event()
         self.answers = 0
         self.failures: list[str] = []
@@ -228,7 +231,7 @@ class Asking:
 
     def _ask(self) -> None:
         while not self._ended.is_set():
-            with self._installed.api() as client:
+            with self._installed.api(self._site) as client:
                 client.headers["Connection"] = "close"
                 until = time.monotonic() + TOKEN_SECONDS
                 while time.monotonic() < until and not self._ended.wait(0.1):
@@ -236,7 +239,7 @@ class Asking:
 
     def _ask_once(self, client: httpx.Client) -> None:
         try:
-            answer = client.get(self._path)
+            answer = client.get("/latest", params={"site": self._site})
             if not answer.is_success:
                 self.failures.append(f"{answer.status_code} {answer.text[:200]}")
         except httpx.TransportError as error:

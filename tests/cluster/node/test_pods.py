@@ -17,7 +17,7 @@ def test_the_node_tells_what_its_pods_use(installed):
 
 
 def test_what_a_device_publishes_comes_out_of_the_api_and_no_pod_was_started_twice(installed):
-    with installed.load(rate=20, devices=5) as load, installed.api() as api:
+    with installed.load(rate=20, devices=5) as load, installed.api(load.site) as api:
         for device in load.devices:
             path = f"/devices/{device}/latest"
             assert wait_until(lambda path=path: api.get(path).is_success and api.get(path).json()["values"], SECONDS)
@@ -49,7 +49,7 @@ def test_a_third_bridge_comes_and_goes_and_nothing_is_lost(installed):
 
 def test_every_part_is_replaced_under_load_without_a_loss_and_without_a_failed_request(installed):
     before = {name: installed.ids(name) for name in PARTS}
-    with installed.load() as load, Asking(installed, "/latest?site=demo") as asking:
+    with installed.load() as load, Asking(installed, load.site) as asking:
         assert wait_until(lambda: asking.answers > 10, SECONDS)
         installed.kubectl("rollout", "restart", *WORKLOADS)
         for name, pods in before.items():
