@@ -17,6 +17,9 @@ APPENDED = "pipeline:messages_appended:rate1m"
 CHOSEN = yaml.safe_load((CHART / "values-node-scaling.yaml").read_text())
 MESSAGES_A_SECOND = 3000
 DEVICES = 150
+BACKLOG_SECONDS = 30
+QUIET_LOOKS = 10
+STORED = "pipeline_sink_messages_total"
 
 
 @pytest.fixture
@@ -70,3 +73,31 @@ def test_a_load_step_takes_the_workers_from_two_to_five_and_back_and_nothing_is_
     print("\n".join(map(json.dumps, seen.rows)))
     assert max(row["lag"] or 0 for row in seen.rows) > 4 * CHOSEN["worker"]["autoscaling"]["lagTarget"]
     print(installed.verify(load))
+
+
+@pytest.mark.parametrize("limit", ["100m", "500m"])
+def test_one_worker_at_its_limit_of_processors_works_a_backlog_off(installed, limit):
+    """How quickly is printed, for docs/deploy/autoscaling.md: nothing comes meanwhile."""
+    installed.helm("--set-string", f"worker.resources.limits.cpu={limit}")
+    installed.kubectl("scale", "deployment/iot-deployment", "--replicas=0")
+    assert wait_until(lambda: installed.pods("worker") == [], SECONDS), installed.state()
+    with installed.load(rate=MESSAGES_A_SECOND, devices=DEVICES) as load:
+        time.sleep(BACKLOG_SECONDS)
+    installed.kubectl("scale", "deployment/iot-deployment", "--replicas=1")
+    assert wait_until(lambda: len(installed.ready_pods("worker")) == 1, SECONDS), installed.state()
+    (pod,) = installed.ready_pods("worker")
+    done = []
+
+    def nothing_comes_any_more():
+        done.append((time.monotonic(), installed.metric(pod, 9102, STORED)))
+        time.sleep(0.5)
+        return len(done) > QUIET_LOOKS and done[-1][1] == done[-QUIET_LOOKS][1] > MESSAGES_A_SECOND
+
+    assert wait_until(nothing_comes_any_more, SECONDS), done
+    all_of_them = done[-1][1]
+    middle = [(moment, count) for moment, count in done if 0.1 * all_of_them < count < 0.9 * all_of_them]
+    if len(middle) > 1:
+        (begin, first), (end, last) = middle[0], middle[-1]
+        print(f"{limit}: {all_of_them:.0f} messages, {(last - first) / (end - begin):.0f} a second")
+    print(installed.verify(load))
+    installed.helm()
