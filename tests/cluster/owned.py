@@ -3,7 +3,9 @@
 import fcntl
 import os
 import secrets
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 from deploy.cluster.control_plane import Cluster
 from deploy.local.layout import cache_folder, hold
@@ -46,8 +48,7 @@ def end_orphans():
 @contextmanager
 def _alone():
     """Between making a file and locking it nobody may look at it."""
-    folder = cache_folder() / "state"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{PREFIX}lock").open("w") as file:
+    (cache_folder() / "state").mkdir(parents=True, exist_ok=True)
+    with Path(tempfile.gettempdir(), f"brigade-{os.getuid()}-cluster-tests").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
